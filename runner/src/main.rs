@@ -1,0 +1,2 @@
+//! The `lamplighter-runner` binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `lamplighter` binary.
+fn main() {}
