@@ -1,0 +1,1 @@
+//! The host's handles: it writes inbound.db and reads outbound.db.
