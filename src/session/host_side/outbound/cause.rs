@@ -184,6 +184,8 @@ impl Cause {
 fn hot_journal(path: &Path) -> Cause {
     match checks::kind_of(&journal_of(path)) {
         Ok(Some(kind)) => Cause::NotAFile { file: checks::name_of(&journal_of(path)), kind },
+        // It was there a moment ago: its writer has finished.
+        Err(Cause::Missing) => Cause::Busy,
         _ => Cause::HotJournal,
     }
 }

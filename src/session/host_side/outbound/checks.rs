@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OptionalExtension};
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
@@ -158,16 +158,21 @@ pub(super) fn check_tables(db: &Connection) -> Result<Tables, CheckError> {
         "SELECT type, CASE WHEN octet_length(sql) < 65536 THEN sql END FROM sqlite_schema WHERE lower(name) = ?1",
     )?;
     let mut present = |name: &str| -> Result<bool, CheckError> {
-        let found: Option<(Option<String>, Option<String>)> =
-            statement.query_row([name], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        let Some((kind, sql)) = found else { return Ok(false) };
-        if kind.as_deref() != Some("table") {
-            return Err(CheckError::Schema(format!("{name} is a {}", kind.unwrap_or_default())));
+        // A trigger may bear the name of a table: every object of that name is looked at.
+        let mut found = statement.query([name])?;
+        let mut there = false;
+        while let Some(row) = found.next()? {
+            let kind: Option<String> = row.get(0)?;
+            if kind.as_deref() != Some("table") {
+                return Err(CheckError::Schema(format!("{name} is a {}", kind.unwrap_or_default())));
+            }
+            let sql: Option<String> = row.get(1)?;
+            if sql.is_none_or(|sql| is_virtual(&sql)) {
+                return Err(CheckError::Schema(format!("{name} is not an ordinary table")));
+            }
+            there = true;
         }
-        match sql {
-            Some(sql) if !is_virtual(&sql) => Ok(true),
-            _ => Err(CheckError::Schema(format!("{name} is not an ordinary table"))),
-        }
+        Ok(there)
     };
     let [messages, acks, session_state, container_state] = OUTBOUND_TABLES;
     for (name, there) in REQUIRED_TABLES.into_iter().zip([present(messages)?, present(acks)?]) {

@@ -8,11 +8,11 @@
 //! a second descriptor of a database would drop SQLite's locks).
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
@@ -21,8 +21,10 @@ use crate::session::layout::OUTBOUND_DB;
 /// SQLite's shape of `open`.
 type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
 
-/// What SQLite called before; `None` when the hook could not be installed.
-static REAL_OPEN: OnceLock<Option<Open>> = OnceLock::new();
+/// Whether the hook is in place; unset before the first attempt.
+static INSTALLED: OnceLock<bool> = OnceLock::new();
+/// What SQLite called before. Set before the hook is, so that the hook always finds it.
+static REAL_OPEN: OnceLock<Open> = OnceLock::new();
 
 /// What was seen when the database itself was last opened by this thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +47,10 @@ pub(super) fn take_opened() -> Option<Opened> {
 /// Puts our `open` into SQLite, once per process. Every reader does it; the daemon does it first thing, before other
 /// threads use SQLite. Returns whether the hook is in place.
 pub fn install_guards() -> bool {
-    REAL_OPEN.get_or_init(install).is_some()
+    *INSTALLED.get_or_init(|| install().is_some())
 }
 
-fn install() -> Option<Open> {
+fn install() -> Option<()> {
     // SAFETY: initialising is allowed at any time and is idempotent.
     if unsafe { ffi::sqlite3_initialize() } != ffi::SQLITE_OK {
         return None;
@@ -60,20 +62,17 @@ fn install() -> Option<Open> {
     let real = unsafe { get(vfs, c"open".as_ptr()) }?;
     // SAFETY: SQLite documents the pointer under the name "open" as `int (*)(const char*, int, int)`.
     let real = unsafe { std::mem::transmute::<unsafe extern "C" fn(), Open>(real) };
-    let _ = PASS_THROUGH.set(real);
+    REAL_OPEN.set(real).ok()?;
     // SAFETY: as above, in the other direction; SQLite casts it back before it calls it.
     let ours = unsafe { std::mem::transmute::<Open, unsafe extern "C" fn()>(guarded_open) };
     // SAFETY: the layer is valid, the name a C string, and the function lives for ever. The store is one word; a
     // thread that opens a file at the same moment calls either function, and both are valid.
-    (unsafe { set(vfs, c"open".as_ptr(), Some(ours)) } == ffi::SQLITE_OK).then_some(real)
+    (unsafe { set(vfs, c"open".as_ptr(), Some(ours)) } == ffi::SQLITE_OK).then_some(())
 }
-
-/// The same as [`REAL_OPEN`], readable from the hook while that cell is still being initialised.
-static PASS_THROUGH: OnceLock<Open> = OnceLock::new();
 
 /// What SQLite calls in place of `open`.
 unsafe extern "C" fn guarded_open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
-    let Some(real) = PASS_THROUGH.get() else { return refuse(Errno::NOSYS) };
+    let Some(real) = REAL_OPEN.get() else { return refuse(Errno::NOSYS) };
     if path.is_null() {
         return refuse(Errno::FAULT);
     }
@@ -116,6 +115,17 @@ fn note(fd: BorrowedFd<'_>, file: (u64, u64)) {
     let wal = read == header.len() && header.starts_with(b"SQLite format 3\0") && header[18..].contains(&2);
     // A thread that is ending has no cell any more; then nobody will ask.
     let _ = OPENED.try_with(|opened| opened.set(Some(Opened { file, wal })));
+}
+
+/// Switches a connection's lookaside memory off: 40 kB that a kept reader of a few small rows does not need.
+pub(super) fn lookaside_off(db: &Connection) -> bool {
+    let none = std::ptr::null_mut::<c_void>();
+    // SAFETY: the handle is open for as long as `db` is borrowed; this option takes a pointer and two numbers, and
+    // two zeros mean that no memory is used, so the pointer may be null.
+    let code = unsafe {
+        ffi::sqlite3_db_config(db.handle(), ffi::SQLITE_DBCONFIG_LOOKASIDE, none, 0 as c_int, 0 as c_int)
+    };
+    code == ffi::SQLITE_OK
 }
 
 fn file_name(path: &[u8]) -> &[u8] {
