@@ -161,7 +161,7 @@ impl OutboundWriter {
         })
     }
 
-    /// The ack of one message.
+    /// The ack of one message; `None` without one or with a status that nobody knows.
     ///
     /// # Errors
     /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
@@ -172,14 +172,16 @@ impl OutboundWriter {
             )?
             .query_row([message_id], |row| {
                 let status: String = row.get(1)?;
-                Ok(AckStatus::from_column(&status).map(|status| (row.get(0), status, row.get(2), row.get(3))))
+                let Some(status) = AckStatus::from_column(&status) else { return Ok(None) };
+                Ok(Some(Ack {
+                    message_id: row.get(0)?,
+                    status,
+                    status_changed: row.get(2)?,
+                    rowid: row.get(3)?,
+                }))
             })
-            .optional()?
-            .flatten()
-            .map(|(id, status, changed, rowid)| {
-                Ok(Ack { message_id: id?, status, status_changed: changed?, rowid: rowid? })
-            })
-            .transpose()
+            .optional()
+            .map(Option::flatten)
         })
     }
 
