@@ -12,7 +12,8 @@ use crate::machine::input::{
 use crate::machine::state::State;
 use crate::session::host_side::{self, Cause, Row};
 use crate::session::rows::{
-    self, AckStatus, FACT_ATTEMPT, FACT_FAILED_PREFIX, FACT_PREFIX, FACT_RELEASE_PREFIX, FACT_WAIT, OutboundRow,
+    self, AckStatus, FACT_ATTEMPT, FACT_FAILED_PREFIX, FACT_PREFIX, FACT_RELEASE_PREFIX, FACT_WAIT,
+    OutboundRow,
 };
 use crate::session::timestamp;
 
@@ -124,11 +125,7 @@ pub fn of_reading(
         .iter()
         .map(|&(no, id)| (no, reading.acks.iter().find(|ack| ack.message_id == id).map(of_ack)))
         .collect();
-    let facts = reading
-        .facts
-        .iter()
-        .filter_map(|fact| of_fact(&fact.key, &fact.value, &number))
-        .collect();
+    let facts = reading.facts.iter().filter_map(|fact| of_fact(&fact.key, &fact.value, &number)).collect();
     let tool = reading.tool.as_ref().map(|tool| Tool {
         mark: xxh3_64(format!("{}\0{:?}", tool.name, tool.started_at).as_bytes()),
         declared: tool.declared_timeout_ms.map(Ms),
@@ -146,11 +143,7 @@ fn of_ack(ack: &rows::Ack) -> AckFound {
     AckFound { status, mark: xxh3_64(format!("{}\0{}", ack.rowid, ack.status_changed).as_bytes()) }
 }
 
-fn of_fact(
-    key: &str,
-    value: &str,
-    number: &dyn Fn(&str) -> Option<crate::base::MessageNo>,
-) -> Option<Fact> {
+fn of_fact(key: &str, value: &str, number: &dyn Fn(&str) -> Option<crate::base::MessageNo>) -> Option<Fact> {
     if key == FACT_ATTEMPT {
         let attempt: RecordNo = value.trim_matches('"').parse().ok()?;
         return Some(Fact::Attempt(Attempt(attempt.0)));

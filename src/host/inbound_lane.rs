@@ -101,7 +101,8 @@ impl InboundLane {
             Ok(_) | Err(create::FolderError::Exists { .. }) => {}
             Err(error) => return Err(format!("{error}; {}", error.hint())),
         }
-        let mut writer = InboundWriter::open(&SessionFolder::nested(&job.folder)).map_err(|e| e.to_string())?;
+        let mut writer =
+            InboundWriter::open(&SessionFolder::nested(&job.folder)).map_err(|e| e.to_string())?;
         writer.apply(&project(origin)).map(drop).map_err(|error| error.to_string())
     }
 
@@ -130,8 +131,11 @@ impl InboundLane {
             }
             let Some(Job { effect, work: Work::Insert(row), .. }) = jobs.front() else { return Ok(()) };
             let done = writer.insert_if_absent(row)?;
-            let written =
-                Input::InboundWritten { effect: *effect, seq: done.seq.unwrap_or(0), duplicate: done.duplicate };
+            let written = Input::InboundWritten {
+                effect: *effect,
+                seq: done.seq.unwrap_or(0),
+                duplicate: done.duplicate,
+            };
             jobs.pop_front();
             (self.report)(written);
         }
@@ -139,7 +143,8 @@ impl InboundLane {
 
     fn failed(&self, no: SessionNo, locked: bool, why: &str) -> Next {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = failing.entry(no).or_insert(Failing { since: Instant::now(), wait: AGAIN_FIRST, told: false });
+        let entry =
+            failing.entry(no).or_insert(Failing { since: Instant::now(), wait: AGAIN_FIRST, told: false });
         let wait = entry.wait;
         entry.wait = (entry.wait * 2).min(AGAIN_MAX);
         let long = entry.since.elapsed() >= Duration::from(INBOUND_LOCK_MAX);

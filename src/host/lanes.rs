@@ -111,9 +111,7 @@ fn run<K: Ord + Clone + 'static, J: 'static>(shared: &Shared<K, J>, worker: &dyn
             }
             let next = inner.waiting.first().map(|(at, _)| at.saturating_duration_since(now));
             inner = match next {
-                Some(wait) => {
-                    shared.wake.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Some(wait) => shared.wake.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0,
                 None => shared.wake.wait(inner).unwrap_or_else(PoisonError::into_inner),
             };
             continue;

@@ -1,6 +1,6 @@
 //! The words for what the machine decides. Effects carry codes; people and agents read these texts.
 
-use crate::machine::effect::{AgentNote, Denial, DeliveryEnd, Notice, Outcome, Refusal, StopReason};
+use crate::machine::effect::{AgentNote, DeliveryEnd, Denial, Notice, Outcome, Refusal, StopReason};
 
 /// What a chat is told.
 pub fn notice(notice: &Notice) -> String {
@@ -41,7 +41,9 @@ fn denied(denial: &Denial) -> String {
 pub fn refusal(refusal: &Refusal) -> String {
     match refusal {
         Refusal::ShuttingDown => "the host is stopping; send it again when it is back".into(),
-        Refusal::BadId => "its id cannot be used: 1 to 200 bytes without separators or control characters".into(),
+        Refusal::BadId => {
+            "its id cannot be used: 1 to 200 bytes without separators or control characters".into()
+        }
         Refusal::NotWritten(why) => format!("it could not be stored: {why}"),
         Refusal::TooLarge => "it is larger than a message may be".into(),
         Refusal::TooMany(n) => format!("{n} messages of this chat wait already; send it again later"),
