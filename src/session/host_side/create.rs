@@ -93,7 +93,8 @@ pub struct Owner {
 }
 
 /// Builds the nested session folder `root` whole: both databases, the attachment folders, the mount point and the
-/// links. It is complete and durable before it has its name.
+/// links. It is complete and durable before it has its name. No part of the path may be a link: the data folder is
+/// made canonical once at the start.
 ///
 /// # Errors
 /// [`FolderError`]. What was built half is removed at the next try.

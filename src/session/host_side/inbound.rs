@@ -346,6 +346,9 @@ pub fn heal(folder: &SessionFolder) -> Result<bool, InboundWriteError> {
     InboundWriter::open(folder).map(|_| true)
 }
 
+/// Statements that are kept prepared: all that this file has, so none is ever parsed twice.
+const STATEMENTS: usize = 32;
+
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -354,6 +357,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     db.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
     db.pragma_update(None, "synchronous", "EXTRA")?;
     db.pragma_update(None, "mmap_size", 0)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     // Reads the schema, and thereby rolls back a hot journal.
     schema::prepare_inbound(&db)?;
     Ok(db)

@@ -17,8 +17,8 @@ use crate::session::schema::OUTBOUND_TABLES;
 
 /// The tables that a read cannot do without; the other two are made by a runner at its start (contract 5).
 const REQUIRED_TABLES: [&str; 2] = ["messages_out", "processing_ack"];
-/// Longest value and statement that SQLite will handle here: four times the longest content.
-const MAX_VALUE_BYTES: i32 = 4 * 1024 * 1024;
+/// Longest value and statement that SQLite will handle here: twice the longest content.
+const MAX_VALUE_BYTES: i32 = 2 * 1024 * 1024;
 /// Most columns of a table; the contract's widest has 11.
 const MAX_COLUMNS: i32 = 64;
 /// Deepest expression that a generated column may have.

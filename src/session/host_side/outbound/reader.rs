@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use super::cause::{Cause, Unreadable};
 use super::checks::{self, CheckError, Deadline, Guard, Tables};
@@ -127,7 +127,8 @@ pub struct OutboundReader {
 }
 
 impl OutboundReader {
-    /// A reader; nothing is opened before the first read.
+    /// A reader; nothing is opened before the first read. No part of the path may be a link: the data folder is made
+    /// canonical once at the start. On mounts that are not local the caller closes it after each read (design 9).
     pub fn new(session: SessionName, folder: &SessionFolder, guard: Guard) -> Self {
         Self::at(session, folder.outbound_db(), guard)
     }
@@ -166,8 +167,8 @@ impl OutboundReader {
     /// As [`OutboundReader::read`].
     pub fn read_body(&mut self, rowid: i64, id: &str) -> Result<Option<Row>, Unreadable> {
         self.with(|db, _| {
-            let mut statement = db.prepare_cached(&decode::ROWS_SQL)?;
-            let row = statement.query_row([rowid, 1], decode::decode).optional()?;
+            let row =
+                guarded(|sql| db.prepare_cached(sql)?.query_row([rowid, 1], decode::decode).optional())?;
             Ok(row.filter(|row| row.rowid() == rowid && row.id() == Some(id)))
         })
     }
@@ -267,13 +268,13 @@ fn checked_tables(db: &Connection, checked: &mut Option<(i64, Tables)>) -> Resul
 }
 
 fn collect(db: &Connection, tables: Tables, ask: &ReadAsk<'_>) -> Result<Reading, Trouble> {
-    let mut reading = match ask.cursor {
-        None => rows_from(db, i64::MIN, None, ask)?,
-        Some(cursor) => match rows_from(db, cursor.rowid, Some(cursor), ask)? {
-            Some(reading) => Some(reading),
-            None => rows_from(db, i64::MIN, None, ask)?.map(|all| Reading { rewound: true, ..all }),
+    let mut reading = guarded(|sql| match ask.cursor {
+        None => rows_from(db, sql, i64::MIN, None, ask),
+        Some(cursor) => match rows_from(db, sql, cursor.rowid, Some(cursor), ask)? {
+            Some(reading) => Ok(Some(reading)),
+            None => Ok(rows_from(db, sql, i64::MIN, None, ask)?.map(|all| Reading { rewound: true, ..all })),
         },
-    }
+    })?
     .unwrap_or_default();
     acks(db, ask.ids, &mut reading)?;
     if tables.container_state {
@@ -285,18 +286,27 @@ fn collect(db: &Connection, tables: Tables, ask: &ReadAsk<'_>) -> Result<Reading
     Ok(reading)
 }
 
+/// Asks with the usual query, and with the guarded one when a value is too big for it.
+fn guarded<T>(mut ask: impl FnMut(&str) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    match ask(&decode::ROWS_SQL) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::TooBig) => ask(&decode::GUARDED_ROWS_SQL),
+        answer => answer,
+    }
+}
+
 /// The rows from a place on. With a cursor the first must be the remembered one, which is not returned; otherwise
 /// the answer is `None`.
 fn rows_from(
     db: &Connection,
+    sql: &str,
     from: i64,
     cursor: Option<&Cursor>,
     ask: &ReadAsk<'_>,
-) -> Result<Option<Reading>, Trouble> {
+) -> rusqlite::Result<Option<Reading>> {
     let max_rows = ask.max_rows.clamp(1, MAX_ROWS);
     // One more for the remembered row, one more to know whether more wait.
     let limit = i64::try_from(max_rows + 2).unwrap_or(i64::MAX);
-    let mut statement = db.prepare_cached(&decode::ROWS_SQL)?;
+    let mut statement = db.prepare_cached(sql)?;
     let mut found = statement.query([from, limit])?;
     if let Some(cursor) = cursor {
         let first = found.next()?.map(decode::decode).transpose()?;
