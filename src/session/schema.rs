@@ -1,5 +1,6 @@
-//! The tables of both files, column for column as the contract has them (contract 4 and 5), the host's additional
-//! indexes (design 3), and the lazy migration of folders that an older host or runner made (contract 23).
+//! The tables of both files, column for column as the contract has them (contract 4 and 5), the host's
+//! additional indexes (design 3), and the lazy migration of folders that an older host or runner made
+//! (contract 23).
 //!
 //! Invariant: only additions. A file made here is read by NanoClaw's code, and the reverse.
 

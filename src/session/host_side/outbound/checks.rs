@@ -155,7 +155,8 @@ pub(super) struct Tables {
 /// Demands that every expected name is an ordinary table.
 pub(super) fn check_tables(db: &Connection) -> Result<Tables, CheckError> {
     let mut statement = db.prepare_cached(
-        "SELECT type, CASE WHEN octet_length(sql) < 65536 THEN sql END FROM sqlite_schema WHERE lower(name) = ?1",
+        "SELECT type, CASE WHEN octet_length(sql) < 65536 THEN sql END FROM sqlite_schema \
+         WHERE lower(name) = ?1",
     )?;
     let mut present = |name: &str| -> Result<bool, CheckError> {
         // A trigger may bear the name of a table: every object of that name is looked at.

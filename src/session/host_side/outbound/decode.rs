@@ -1,7 +1,7 @@
 //! From SQLite's values to rows. The agent may have stored any type under any name.
 //!
-//! Invariant: a value longer than its bound never leaves this module, and one longer than the connection's limit is
-//! never loaded: its length is taken from the record's header.
+//! Invariant: a value longer than its bound never leaves this module, and one longer than the connection's
+//! limit is never loaded: its length is taken from the record's header.
 
 use std::sync::LazyLock;
 
@@ -75,8 +75,8 @@ pub(super) static ROWS_SQL: LazyLock<String> = LazyLock::new(|| {
     format!("SELECT rowid, seq{columns} FROM messages_out WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2")
 });
 
-/// The same for a file with values that are too big: each is loaded only within its bound, and its length follows,
-/// taken from the record's header. It costs three times as much.
+/// The same for a file with values that are too big: each is loaded only within its bound, and its length
+/// follows, taken from the record's header. It costs three times as much.
 pub(super) static GUARDED_ROWS_SQL: LazyLock<String> = LazyLock::new(|| {
     let values: String = COLUMNS.iter().map(|(column, max)| format!(", {}", bounded(column, *max))).collect();
     let lengths: String = COLUMNS.iter().map(|(column, _)| format!(", octet_length({column})")).collect();
@@ -91,7 +91,8 @@ pub(super) fn bounded(column: &str, max: usize) -> String {
     format!("CASE WHEN octet_length({column}) <= {max} THEN {column} END")
 }
 
-/// Reads one row of [`ROWS_SQL`] or [`GUARDED_ROWS_SQL`]. Only a rowid that is no number fails: then the table is not the contract's.
+/// Reads one row of [`ROWS_SQL`] or [`GUARDED_ROWS_SQL`]. Only a rowid that is no number fails: then the
+/// table is not the contract's.
 pub(super) fn decode(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let rowid: i64 = row.get(0)?;
     let id = field(row, 0)?.ok().flatten().filter(|id| !id.is_empty());

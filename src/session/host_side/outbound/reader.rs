@@ -1,10 +1,11 @@
 //! The reader: one kept connection, one read transaction per read, everything collected before it returns.
 //!
-//! Rows are read from a remembered pair (rowid, id). Rowids can be used again (a rollback, a replaced file), so the
-//! row at the remembered place must still carry the remembered id; otherwise everything is read again.
+//! Rows are read from a remembered pair (rowid, id). Rowids can be used again (a rollback, a replaced file),
+//! so the row at the remembered place must still carry the remembered id; otherwise everything is read again.
 //!
 //! Invariant: no statement is open and no lock is held between two reads.
-//! Invariant: the connection is on the file that the path names now; device and inode are compared before each read.
+//! Invariant: the connection is on the file that the path names now; device and inode are compared before
+//! each read.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -127,8 +128,9 @@ pub struct OutboundReader {
 }
 
 impl OutboundReader {
-    /// A reader; nothing is opened before the first read. No part of the path may be a link: the data folder is made
-    /// canonical once at the start. On mounts that are not local the caller closes it after each read (design 9).
+    /// A reader; nothing is opened before the first read. No part of the path may be a link: the data folder
+    /// is made canonical once at the start. On mounts that are not local the caller closes it after each read
+    /// (design 9).
     pub fn new(session: SessionName, folder: &SessionFolder, guard: Guard) -> Self {
         Self::at(session, folder.outbound_db(), guard)
     }
@@ -173,7 +175,8 @@ impl OutboundReader {
         })
     }
 
-    /// Asks in a read transaction. A kept connection that fails is replaced once: the file may have changed below it.
+    /// Asks in a read transaction. A kept connection that fails is replaced once: the file may have changed
+    /// below it.
     fn with<T>(
         &mut self,
         mut ask: impl FnMut(&Connection, Tables) -> Result<T, Trouble>,
@@ -253,8 +256,8 @@ fn in_transaction<T>(
     Ok(value)
 }
 
-/// The tables are looked at again only when the schema's version says that they changed; that is also when SQLite
-/// itself reads them again.
+/// The tables are looked at again only when the schema's version says that they changed; that is also when
+/// SQLite itself reads them again.
 fn checked_tables(db: &Connection, checked: &mut Option<(i64, Tables)>) -> Result<Tables, Trouble> {
     let version: i64 = db.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
     if let Some((at, tables)) = checked
@@ -294,8 +297,8 @@ fn guarded<T>(mut ask: impl FnMut(&str) -> rusqlite::Result<T>) -> rusqlite::Res
     }
 }
 
-/// The rows from a place on. With a cursor the first must be the remembered one, which is not returned; otherwise
-/// the answer is `None`.
+/// The rows from a place on. With a cursor the first must be the remembered one, which is not returned;
+/// otherwise the answer is `None`.
 fn rows_from(
     db: &Connection,
     sql: &str,
@@ -356,8 +359,10 @@ fn acks(db: &Connection, ids: &[String], reading: &mut Reading) -> Result<(), Tr
 
 fn tool(db: &Connection, reading: &mut Reading) -> Result<(), Trouble> {
     let mut statement = db.prepare_cached(
-        "SELECT CASE WHEN octet_length(current_tool) <= 4096 THEN current_tool END, tool_declared_timeout_ms, \
-         CASE WHEN octet_length(tool_started_at) <= 64 THEN tool_started_at END FROM container_state WHERE id = 1",
+        "SELECT CASE WHEN octet_length(current_tool) <= 4096 THEN current_tool END, \
+         tool_declared_timeout_ms, \
+         CASE WHEN octet_length(tool_started_at) <= 64 THEN tool_started_at END \
+         FROM container_state WHERE id = 1",
     )?;
     let mut found = statement.query([])?;
     let Some(row) = found.next()? else { return Ok(()) };
