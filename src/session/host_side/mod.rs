@@ -1,0 +1,15 @@
+//! The host's handles: it writes inbound.db and reads outbound.db, and it makes session folders.
+//!
+//! Invariant: outbound.db is never opened for writing here, except that [`create`] makes a new one before anybody
+//! else sees it, and that [`outbound`] rolls back a private copy.
+
+pub mod create;
+mod inbound;
+pub mod outbound;
+#[cfg(test)]
+mod tests;
+
+pub use inbound::{Change, InboundWriteError, InboundWriter, Inserted, PendingRow, TaskOrder, heal};
+pub use outbound::{
+    Cause, Cursor, Guard, Malformed, OutboundReader, ReadAsk, Reading, Row, Unreadable, install_guards,
+};
