@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn internal_parts_are_never_sent_and_never_counted() {
-        let text = "<internal>no <message to=\"a\">secret</message></internal><message to=\"b\">yes</message>";
+        let text =
+            "<internal>no <message to=\"a\">secret</message></internal><message to=\"b\">yes</message>";
         assert_eq!(blocks(text), [("b", "yes")]);
         assert_eq!(parse(text).bare_chars, 0);
         assert_eq!(blocks("<internal><message to=\"a\">x</message>"), [("a", "x")], "never closed");
@@ -174,7 +175,8 @@ mod tests {
     /// Pieces put together by a fixed generator: blocks never overlap, and each stands in the text as written.
     #[test]
     fn whatever_the_text_blocks_are_slices_of_it_in_order() {
-        let pieces = ["<message to=\"", "a", "\">", "</message>", "<internal>", "</internal>", " ", "ä<", ">", "\""];
+        let pieces =
+            ["<message to=\"", "a", "\">", "</message>", "<internal>", "</internal>", " ", "ä<", ">", "\""];
         let mut seed = 0x2545_f491_4f6c_dd1d_u64;
         for _ in 0..20_000 {
             let mut text = String::new();

@@ -56,7 +56,10 @@ impl Config {
                 Ok(Some(object)) => {
                     let (config, ignored) = Self::from_object(&object);
                     for key in ignored {
-                        log.warn("ignored a key of the wrong type", &[("file", &path.display()), ("key", &key)]);
+                        log.warn(
+                            "ignored a key of the wrong type",
+                            &[("file", &path.display()), ("key", &key)],
+                        );
                     }
                     return config;
                 }

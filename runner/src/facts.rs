@@ -4,9 +4,7 @@
 //! Invariant: a value has at most [`MAX_FACT_BYTES`] bytes, and there are at most [`MAX_FACTS`] keys.
 
 use lamplighter::base::Wall;
-use lamplighter::session::rows::{
-    FACT_FAILED_PREFIX, FACT_RELEASE_PREFIX, MAX_FACT_BYTES, MAX_FACTS,
-};
+use lamplighter::session::rows::{FACT_FAILED_PREFIX, FACT_RELEASE_PREFIX, MAX_FACT_BYTES, MAX_FACTS};
 use lamplighter::session::timestamp;
 use serde_json::{Value, json};
 
@@ -31,7 +29,8 @@ pub fn failed_key(id: &str) -> String {
 /// Why a claim was given back, and when the message may be tried again.
 pub fn release(class: &str, reason: &str, not_before: Option<Wall>, now: Wall) -> String {
     let not_before = not_before.map(timestamp::iso);
-    json!({"class": class, "reason": cut(reason), "not_before": not_before, "at": timestamp::iso(now)}).to_string()
+    json!({"class": class, "reason": cut(reason), "not_before": not_before, "at": timestamp::iso(now)})
+        .to_string()
 }
 
 /// Why a message failed for good.
@@ -96,7 +95,10 @@ mod tests {
             release("transient", "overloaded", Some(NOW), NOW),
             r#"{"at":"2026-05-18T09:30:00.250Z","class":"transient","not_before":"2026-05-18T09:30:00.250Z","reason":"overloaded"}"#
         );
-        assert_eq!(turn(&["a", "b"], NOW), r#"{"at":"2026-05-18T09:30:00.250Z","claimed":["a","b"],"more":0}"#);
+        assert_eq!(
+            turn(&["a", "b"], NOW),
+            r#"{"at":"2026-05-18T09:30:00.250Z","claimed":["a","b"],"more":0}"#
+        );
     }
 
     #[test]

@@ -85,7 +85,8 @@ fn line(level: Level, message: &str, fields: Fields<'_>) -> String {
     let mut line = format!("{} {message}", level.word());
     for (key, value) in fields {
         let value: String = value.to_string().chars().take(MAX_VALUE_CHARS).collect();
-        let plain = !value.is_empty() && value.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"');
+        let plain =
+            !value.is_empty() && value.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"');
         // Writing to a String does not fail.
         let _ = if plain { write!(line, " {key}={value}") } else { write!(line, " {key}={value:?}") };
     }

@@ -18,8 +18,8 @@ const MAX_EVENTS: usize = 64;
 pub enum Event {
     /// The running turn's provider says something.
     Provider(ProviderEvent),
-    /// The runner is asked to end; the signal's number.
-    Stop(i32),
+    /// The runner is asked to end.
+    Stop,
     /// Something may have changed in inbound.db.
     Look,
     /// The time that the loop waited for has come.
@@ -36,7 +36,7 @@ struct State {
     turn: u64,
     open: bool,
     events: VecDeque<ProviderEvent>,
-    stop: Option<i32>,
+    stop: bool,
     look: bool,
 }
 
@@ -60,8 +60,8 @@ impl Mailbox {
     }
 
     /// Asks the loop to end.
-    pub fn stop(&self, signal: i32) {
-        self.state().stop.get_or_insert(signal);
+    pub fn stop(&self) {
+        self.state().stop = true;
         self.changed.notify_all();
     }
 
@@ -91,8 +91,8 @@ impl Mailbox {
                 self.changed.notify_all();
                 return Event::Provider(event);
             }
-            if let Some(signal) = state.stop.take() {
-                return Event::Stop(signal);
+            if std::mem::take(&mut state.stop) {
+                return Event::Stop;
             }
             if std::mem::take(&mut state.look) {
                 return Event::Look;
@@ -154,10 +154,10 @@ mod tests {
         let sink = mailbox.open_turn();
         mailbox.look();
         mailbox.look();
-        mailbox.stop(15);
+        mailbox.stop();
         assert_eq!(sink.send(ProviderEvent::Activity), Ok(()));
         assert_eq!(mailbox.take(soon()), Event::Provider(ProviderEvent::Activity));
-        assert_eq!(mailbox.take(soon()), Event::Stop(15));
+        assert_eq!(mailbox.take(soon()), Event::Stop);
         assert_eq!(mailbox.take(soon()), Event::Look);
         assert_eq!(mailbox.take(Some(Instant::now())), Event::Timeout);
     }

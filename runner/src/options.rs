@@ -149,7 +149,11 @@ mod tests {
 
     #[test]
     fn the_environment_names_both_folders() {
-        let env = [("LAMPLIGHTER_WORKSPACE", "/s/out"), ("LAMPLIGHTER_IN", "/s/in"), ("LAMPLIGHTER_ATTEMPT", "3.4")];
+        let env = [
+            ("LAMPLIGHTER_WORKSPACE", "/s/out"),
+            ("LAMPLIGHTER_IN", "/s/in"),
+            ("LAMPLIGHTER_ATTEMPT", "3.4"),
+        ];
         let Ok(Command::Run(options)) = run(&[], &env) else { panic!("must run") };
         assert_eq!(options.folder.inbound_db(), PathBuf::from("/s/in/inbound.db"));
         assert_eq!(options.folder.outbound_db(), PathBuf::from("/s/out/outbound.db"));

@@ -115,9 +115,7 @@ impl Formatter {
         let instant = message.row.at().and_then(|Wall(micros)| Timestamp::from_microsecond(micros).ok());
         instant.map_or_else(
             || message.row.timestamp.clone(),
-            |instant| {
-                instant.to_zoned(self.zone.clone()).strftime("%b %-d, %Y, %-I:%M %p").to_string()
-            },
+            |instant| instant.to_zoned(self.zone.clone()).strftime("%b %-d, %Y, %-I:%M %p").to_string(),
         )
     }
 }

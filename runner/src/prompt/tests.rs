@@ -27,7 +27,8 @@ fn prompt(zone: &str, rows: Vec<InboundRow>) -> Result<String, String> {
 
 #[test]
 fn one_chat_message_stands_alone_under_the_header() {
-    let one = row(4, "chat", "7", "2026-06-15T09:30:00.000Z", r#"{"text":"a < b & \"c\" isn't","sender":"Ann"}"#);
+    let one =
+        row(4, "chat", "7", "2026-06-15T09:30:00.000Z", r#"{"text":"a < b & \"c\" isn't","sender":"Ann"}"#);
     assert_eq!(
         prompt("Europe/Berlin", vec![one]).as_deref(),
         Ok("<context timezone=\"Europe/Berlin\" />\n\

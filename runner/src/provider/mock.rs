@@ -171,7 +171,9 @@ impl Plan {
                 reason: "a rule of the provider mock".to_owned(),
                 retry_after: *retry_after,
             }),
-            Some(Action::Reply { text, to }) => ProviderEvent::Result(self.answer(text.as_deref(), to.as_deref())),
+            Some(Action::Reply { text, to }) => {
+                ProviderEvent::Result(self.answer(text.as_deref(), to.as_deref()))
+            }
             None => ProviderEvent::Result(self.answer(None, None)),
         })
     }
@@ -198,9 +200,8 @@ impl Plan {
 
     /// The message that the rule is about: the last one that its pattern matches by itself, else the last one.
     fn asked(&self) -> Option<&Trigger> {
-        let matches = |trigger: &&Trigger| {
-            self.rule.as_ref().is_some_and(|rule| rule.pattern.is_match(&trigger.text))
-        };
+        let matches =
+            |trigger: &&Trigger| self.rule.as_ref().is_some_and(|rule| rule.pattern.is_match(&trigger.text));
         self.prompt.triggers.iter().rfind(matches).or(self.prompt.triggers.last())
     }
 }
@@ -246,7 +247,8 @@ mod tests {
 
     #[test]
     fn a_literal_answer_is_wrapped_only_when_it_has_no_block() -> Result<(), ProviderError> {
-        let plain = mock(json!([{"pattern": "b", "reply": "got $text", "to": "work"}]), Some("hi"), Path::new("/"))?;
+        let plain =
+            mock(json!([{"pattern": "b", "reply": "got $text", "to": "work"}]), Some("hi"), Path::new("/"))?;
         assert_eq!(answer(&plain, &["a"]).as_deref(), Some("<message to=\"family\">hi</message>"));
         assert_eq!(answer(&plain, &["b1", "a"]).as_deref(), Some("<message to=\"work\">got b1</message>"));
         let wrapped = mock(json!([]), Some("<message to=\"x\">y</message>"), Path::new("/"))?;
@@ -258,7 +260,8 @@ mod tests {
     fn a_rule_for_once_is_spent_across_restarts() -> Result<(), Box<dyn std::error::Error>> {
         let folder = tempfile::tempdir()?;
         let rules = json!([{"pattern": "a", "reply": "first", "once": true}]);
-        for expected in ["<message to=\"family\">first</message>", "<message to=\"family\">echo: a</message>"] {
+        for expected in ["<message to=\"family\">first</message>", "<message to=\"family\">echo: a</message>"]
+        {
             let mock = mock(rules.clone(), None, folder.path())?;
             assert_eq!(answer(&mock, &["a"]).as_deref(), Some(expected));
         }

@@ -96,7 +96,9 @@ impl Rules {
         let list = match rules {
             Value::Null => return Ok(Self::default()),
             Value::Array(list) if list.len() <= MAX_RULES => list,
-            Value::Array(_) => return Err(settings("mock.rules".into(), format!("more than {MAX_RULES} rules"))),
+            Value::Array(_) => {
+                return Err(settings("mock.rules".into(), format!("more than {MAX_RULES} rules")));
+            }
             _ => return Err(settings("mock.rules".into(), "expected an array of rules".into())),
         };
         let read = |(index, value): (usize, &Value)| {
@@ -123,7 +125,9 @@ fn rule(wire: Wire) -> Result<Rule, String> {
     };
     let wait = |ms: u64| Ms(ms).min(MAX_WAIT);
     let action = match (class, wire.crash, wire.silence, wire.reply) {
-        (Some(class), None, false, None) => Action::Error { class, retry_after: wire.retry_after_ms.map(wait) },
+        (Some(class), None, false, None) => {
+            Action::Error { class, retry_after: wire.retry_after_ms.map(wait) }
+        }
         (None, Some(code), false, None) => Action::Crash(code),
         (None, None, true, None) => Action::Silence,
         (None, None, false, text) => Action::Reply { text, to: wire.to },
@@ -145,7 +149,8 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_wins() -> Result<(), ProviderError> {
-        let rules = json!([{"pattern": "^b"}, {"pattern": "a+", "crash": 9}, {"pattern": "a", "silence": true}]);
+        let rules =
+            json!([{"pattern": "^b"}, {"pattern": "a+", "crash": 9}, {"pattern": "a", "silence": true}]);
         assert_eq!(first(rules.clone(), "xaa")?, Some((1, Action::Crash(9))));
         assert_eq!(first(rules, "c")?, None);
         Ok(())
@@ -155,7 +160,10 @@ mod tests {
     fn wrong_rules_are_named_by_their_place() {
         for (rules, message) in [
             (json!({}), "container.json: mock.rules: expected an array of rules"),
-            (json!([{"pattern": "a"}, {"reply": "x"}]), "container.json: mock.rules[1]: missing field `pattern`"),
+            (
+                json!([{"pattern": "a"}, {"reply": "x"}]),
+                "container.json: mock.rules[1]: missing field `pattern`",
+            ),
             (
                 json!([{"pattern": "a", "error": "odd"}]),
                 "container.json: mock.rules[0]: error: \"odd\" is neither \"transient\" nor \"permanent\"",

@@ -68,11 +68,7 @@ fn concerns_inbound(event: &notify::Result<notify::Event>) -> bool {
 /// As the operating system reports them.
 pub fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
     let found = std::fs::metadata(path)?;
-    Ok(Fingerprint {
-        inode: found.ino(),
-        size: found.size(),
-        modified: (found.mtime(), found.mtime_nsec()),
-    })
+    Ok(Fingerprint { inode: found.ino(), size: found.size(), modified: (found.mtime(), found.mtime_nsec()) })
 }
 
 #[cfg(test)]
@@ -93,7 +89,10 @@ mod tests {
         assert!(concerns_inbound(&event(EventKind::Create(CreateKind::File), "inbound.db")));
         assert!(!concerns_inbound(&event(removed, "outbound.db-journal")));
         assert!(!concerns_inbound(&event(removed, "xinbound.db")));
-        assert!(!concerns_inbound(&event(EventKind::Access(AccessKind::Open(AccessMode::Any)), "inbound.db")));
+        assert!(!concerns_inbound(&event(
+            EventKind::Access(AccessKind::Open(AccessMode::Any)),
+            "inbound.db"
+        )));
         let rescan = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
         assert!(concerns_inbound(&Ok(rescan)));
     }
