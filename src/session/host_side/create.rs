@@ -1,7 +1,7 @@
 //! Session folders: made whole, repaired before a start, and cleaned after a delivery.
 //!
-//! These are the only four cases in which the host writes below `out/` (design, rule 4). The agent may have put
-//! anything there, so everything but the first is done relative to an open folder and follows no link.
+//! These are the only four cases in which the host writes below `out/` (design, rule 4). The agent may have
+//! put anything there, so everything but the first is done relative to an open folder and follows no link.
 //!
 //! Invariant: a folder that exists is complete: it is built beside its place and renamed into it.
 //! Invariant: nothing that is not a link is deleted to make room; it is renamed aside.
@@ -22,8 +22,8 @@ use crate::session::busy::Wait;
 use crate::session::layout::{IN, INBOUND_DB, INBOX, JOURNAL_SUFFIX, OUTBOUND_DB, OUTBOX};
 use crate::session::{SessionFolder, schema};
 
-/// Rights of the folders. The data folder above them is the daemon's alone; below it the container's user, who may
-/// be another one, must get through.
+/// Rights of the folders. The data folder above them is the daemon's alone; below it the container's user,
+/// who may be another one, must get through.
 const FOLDER_MODE: u32 = 0o755;
 /// Rights of the databases: the container's user reads the host's one.
 const FILE_MODE: u32 = 0o644;
@@ -83,7 +83,8 @@ impl FolderError {
     }
 }
 
-/// The user and group that own what the container writes; needed when the daemon is root and the container is not.
+/// The user and group that own what the container writes; needed when the daemon is root and the container is
+/// not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// User number.
@@ -92,8 +93,9 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// Builds the nested session folder `root` whole: both databases, the attachment folders, the mount point and the
-/// links. It is complete and durable before it has its name.
+/// Builds the nested session folder `root` whole: both databases, the attachment folders, the mount point and
+/// the links. It is complete and durable before it has its name. No part of the path may be a link: the data
+/// folder is made canonical once at the start.
 ///
 /// # Errors
 /// [`FolderError`]. What was built half is removed at the next try.
@@ -199,8 +201,9 @@ fn open_folder(at: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(at, path, flags, Mode::empty())
 }
 
-/// Puts the links and the mount point below `out/` back where the agent removed or replaced them; only with no
-/// attempt alive. What stood in the way and is no link is renamed to `<name>.<ms>.aside`. Returns the names put back.
+/// Puts the links and the mount point below `out/` back where the agent removed or replaced them; only with
+/// no attempt alive. What stood in the way and is no link is renamed to `<name>.<ms>.aside`. Returns the
+/// names put back.
 ///
 /// # Errors
 /// [`FolderError::Io`].
@@ -250,8 +253,8 @@ fn aside(name: &str, now: Wall) -> String {
     format!("{name}.{}.aside", now.0.max(0) / 1_000)
 }
 
-/// Moves a bad outbound.db and its journal aside and puts an empty one in its place; only with no attempt alive.
-/// Returns the name of what was moved, `None` when there was nothing.
+/// Moves a bad outbound.db and its journal aside and puts an empty one in its place; only with no attempt
+/// alive. Returns the name of what was moved, `None` when there was nothing.
 ///
 /// # Errors
 /// [`FolderError`]. Doing it again after an error completes it.
@@ -327,7 +330,8 @@ fn remove_tree(at: BorrowedFd<'_>, name: &[u8], depth: usize, left: &mut usize) 
         other => return other,
     }
     let folder = open_folder(at, path)?;
-    // All names first: what readdir does while entries vanish is not defined. They are bounded by what is left.
+    // All names first: what readdir does while entries vanish is not defined. They are bounded by what is
+    // left.
     let mut names = Vec::new();
     for entry in Dir::read_from(&folder)? {
         let entry = entry?;

@@ -2,19 +2,19 @@
 //!
 //! Invariant: every change is made in a transaction begun with `BEGIN IMMEDIATE`; the number of a new row is
 //! computed inside it (contract 6).
-//! Invariant: `synchronous=EXTRA`: an accepted message survives a power cut. With FULL the removal of the journal
-//! is not synced, and the transaction could be rolled back afterwards (design 3).
+//! Invariant: `synchronous=EXTRA`: an accepted message survives a power cut. With FULL the removal of the
+//! journal is not synced, and the transaction could be rolled back afterwards (design 3).
 //! Invariant: no wait for a lock is longer than 250 ms; a container may hold a read lock for ever.
 
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use crate::base::Wall;
+use super::changes::{self, Change, Inserted};
 use crate::session::busy::Wait;
 use crate::session::layout::journal_of;
-use crate::session::rows::{Address, Delivered, Destination, InboundStatus, NewInbound, Target};
-use crate::session::{SessionFolder, schema, seq, timestamp};
+use crate::session::rows::{Address, Delivered, InboundStatus, NewInbound};
+use crate::session::{SessionFolder, schema};
 
 /// Why inbound.db could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -62,80 +62,6 @@ impl InboundWriteError {
             _ => Self::Storage { path, doing, source },
         }
     }
-}
-
-/// What became of an insert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Inserted {
-    /// The row's number; of the old row when it is a duplicate. Old rows may have none.
-    pub seq: Option<i64>,
-    /// Whether a row with this id was there already; it was left as it is.
-    pub duplicate: bool,
-}
-
-/// What to do with the live rows (pending or paused) of a task, by its own id or its series' (contract 13).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TaskOrder {
-    /// Complete them; they do not recur.
-    Cancel,
-    /// Pending ones become paused.
-    Pause,
-    /// Paused ones become pending.
-    Resume,
-}
-
-/// One change of inbound.db.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Inserts a message unless its id is there.
-    Insert(NewInbound),
-    /// Sets a message's status.
-    SetStatus {
-        /// The message.
-        id: String,
-        /// Its new status.
-        status: InboundStatus,
-    },
-    /// Makes a message pending again.
-    Reschedule {
-        /// The message.
-        id: String,
-        /// How often an attempt at it ended abnormally.
-        tries: u32,
-        /// Not due before this; `None` is now.
-        process_after: Option<Wall>,
-    },
-    /// Sets or clears the cron expression of a message.
-    SetRecurrence {
-        /// The message.
-        id: String,
-        /// The expression.
-        recurrence: Option<String>,
-    },
-    /// Cancels, pauses or resumes a task.
-    Task {
-        /// The task's or its series' id.
-        id: String,
-        /// What to do.
-        order: TaskOrder,
-    },
-    /// Gives a live task new content and times.
-    RewriteTask {
-        /// The row's id.
-        id: String,
-        /// JSON text.
-        content: String,
-        /// Not due before this, in form A or B.
-        process_after: Option<String>,
-        /// Cron expression.
-        recurrence: Option<String>,
-    },
-    /// Records what became of an outbound message; a second record of the same one changes nothing.
-    RecordDelivered(Delivered),
-    /// Replaces all names that the agent may write to.
-    ReplaceDestinations(Vec<Destination>),
-    /// Sets where the session's own answers go; all parts missing when it has no chat.
-    SetRouting(Address),
 }
 
 /// What the host needs of a pending row at its start. The content stays in the file.
@@ -190,11 +116,11 @@ impl InboundWriter {
     /// # Errors
     /// See [`InboundWriteError`].
     pub fn insert_if_absent(&mut self, message: &NewInbound) -> Result<Inserted, InboundWriteError> {
-        self.transaction("insert a message", |db| insert(db, message))
+        self.transaction("insert a message", |db| changes::insert(db, message))
     }
 
-    /// Makes all changes in one transaction, in the order given. Returns for each how many rows it changed (for an
-    /// insert: 0 when it is a duplicate).
+    /// Makes all changes in one transaction, in the order given. Returns for each how many rows it changed
+    /// (for an insert: 0 when it is a duplicate).
     ///
     /// # Errors
     /// See [`InboundWriteError`].
@@ -202,7 +128,9 @@ impl InboundWriter {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        self.transaction("apply changes", |db| changes.iter().map(|change| apply(db, change)).collect())
+        self.transaction("apply changes", |db| {
+            changes.iter().map(|change| changes::apply(db, change)).collect()
+        })
     }
 
     /// A page of the pending rows in the order of insertion, from after `after` (0 for the first page).
@@ -249,14 +177,16 @@ impl InboundWriter {
     /// # Errors
     /// See [`InboundWriteError`].
     pub fn live_task(&self, id: &str) -> Result<Vec<NewInbound>, InboundWriteError> {
-        let live = "kind = 'task' AND status IN ('pending', 'paused') AND (id = ?1 OR series_id = ?1) ORDER BY rowid";
+        let live = "kind = 'task' AND status IN ('pending', 'paused') AND (id = ?1 OR series_id = ?1) \
+                    ORDER BY rowid";
         self.messages(live, id)
     }
 
     fn messages(&self, condition: &str, id: &str) -> Result<Vec<NewInbound>, InboundWriteError> {
         let sql = format!(
-            "SELECT id, kind, timestamp, status, process_after, recurrence, series_id, trigger, channel_type, \
-             platform_id, thread_id, content, source_session_id, on_wake FROM messages_in WHERE {condition}"
+            "SELECT id, kind, timestamp, status, process_after, recurrence, series_id, trigger, \
+             channel_type, platform_id, thread_id, content, source_session_id, on_wake \
+             FROM messages_in WHERE {condition}"
         );
         self.read("read messages", |db| db.prepare_cached(&sql)?.query_map([id], message_row)?.collect())
     }
@@ -346,6 +276,9 @@ pub fn heal(folder: &SessionFolder) -> Result<bool, InboundWriteError> {
     InboundWriter::open(folder).map(|_| true)
 }
 
+/// Statements that are kept prepared: all that this file has, so none is ever parsed twice.
+const STATEMENTS: usize = 32;
+
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -354,6 +287,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     db.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
     db.pragma_update(None, "synchronous", "EXTRA")?;
     db.pragma_update(None, "mmap_size", 0)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     // Reads the schema, and thereby rolls back a hot journal.
     schema::prepare_inbound(&db)?;
     Ok(db)
@@ -361,122 +295,6 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 
 fn bound(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-fn insert(db: &Connection, message: &NewInbound) -> rusqlite::Result<Inserted> {
-    let known: Option<Option<i64>> = db
-        .prepare_cached("SELECT seq FROM messages_in WHERE id = ?1")?
-        .query_row([&message.id], |row| row.get(0))
-        .optional()?;
-    if let Some(seq) = known {
-        return Ok(Inserted { seq, duplicate: true });
-    }
-    let max: Option<i64> =
-        db.prepare_cached("SELECT max(seq) FROM messages_in")?.query_row([], |row| row.get(0))?;
-    let seq = seq::next_inbound(max.unwrap_or(0));
-    db.prepare_cached(
-        "INSERT INTO messages_in (id, seq, kind, timestamp, status, process_after, recurrence, series_id, tries, \
-         trigger, platform_id, channel_type, thread_id, content, source_session_id, on_wake) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-    )?
-    .execute(params![
-        message.id,
-        seq,
-        message.kind,
-        message.timestamp,
-        message.status.as_str(),
-        message.process_after,
-        message.recurrence,
-        message.series_id.as_ref().unwrap_or(&message.id),
-        message.trigger,
-        message.address.platform_id,
-        message.address.channel_type,
-        message.address.thread_id,
-        message.content,
-        message.source_session_id,
-        message.on_wake,
-    ])?;
-    Ok(Inserted { seq: Some(seq), duplicate: false })
-}
-
-fn apply(db: &Connection, change: &Change) -> rusqlite::Result<usize> {
-    match change {
-        Change::Insert(message) => Ok(usize::from(!insert(db, message)?.duplicate)),
-        Change::SetStatus { id, status } => db
-            .prepare_cached("UPDATE messages_in SET status = ?2 WHERE id = ?1")?
-            .execute(params![id, status.as_str()]),
-        Change::Reschedule { id, tries, process_after } => db
-            .prepare_cached(
-                "UPDATE messages_in SET status = 'pending', tries = ?2, process_after = ?3 WHERE id = ?1",
-            )?
-            .execute(params![id, tries, process_after.map(timestamp::iso)]),
-        Change::SetRecurrence { id, recurrence } => db
-            .prepare_cached("UPDATE messages_in SET recurrence = ?2 WHERE id = ?1")?
-            .execute(params![id, recurrence]),
-        Change::Task { id, order } => order_task(db, id, *order),
-        Change::RewriteTask { id, content, process_after, recurrence } => db
-            .prepare_cached(
-                "UPDATE messages_in SET content = ?2, process_after = ?3, recurrence = ?4 \
-                 WHERE id = ?1 AND kind = 'task' AND status IN ('pending', 'paused')",
-            )?
-            .execute(params![id, content, process_after, recurrence]),
-        Change::RecordDelivered(delivered) => db
-            .prepare_cached(
-                "INSERT OR IGNORE INTO delivered (message_out_id, platform_message_id, status, delivered_at) \
-                 VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![
-                delivered.message_out_id,
-                delivered.platform_message_id,
-                delivered.status(),
-                delivered.delivered_at
-            ]),
-        Change::ReplaceDestinations(destinations) => replace_destinations(db, destinations),
-        Change::SetRouting(address) => db
-            .prepare_cached(
-                "INSERT INTO session_routing (id, channel_type, platform_id, thread_id) VALUES (1, ?1, ?2, ?3) \
-                 ON CONFLICT (id) DO UPDATE SET channel_type = ?1, platform_id = ?2, thread_id = ?3",
-            )?
-            .execute(params![address.channel_type, address.platform_id, address.thread_id]),
-    }
-}
-
-fn order_task(db: &Connection, id: &str, order: TaskOrder) -> rusqlite::Result<usize> {
-    let sql = match order {
-        TaskOrder::Cancel => {
-            "UPDATE messages_in SET status = 'completed', recurrence = NULL WHERE kind = 'task' \
-             AND status IN ('pending', 'paused') AND (id = ?1 OR series_id = ?1)"
-        }
-        TaskOrder::Pause => {
-            "UPDATE messages_in SET status = 'paused' WHERE kind = 'task' \
-             AND status = 'pending' AND (id = ?1 OR series_id = ?1)"
-        }
-        TaskOrder::Resume => {
-            "UPDATE messages_in SET status = 'pending' WHERE kind = 'task' \
-             AND status = 'paused' AND (id = ?1 OR series_id = ?1)"
-        }
-    };
-    db.prepare_cached(sql)?.execute([id])
-}
-
-fn replace_destinations(db: &Connection, destinations: &[Destination]) -> rusqlite::Result<usize> {
-    db.execute("DELETE FROM destinations", [])?;
-    let mut statement = db.prepare_cached(
-        "INSERT INTO destinations (name, display_name, type, channel_type, platform_id, agent_group_id) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?;
-    for Destination { name, display_name, target } in destinations {
-        let none = None::<&str>;
-        match target {
-            Target::Channel { channel_type, platform_id } => {
-                statement.execute(params![name, display_name, "channel", channel_type, platform_id, none])?
-            }
-            Target::Agent { agent_group_id } => {
-                statement.execute(params![name, display_name, "agent", none, none, agent_group_id])?
-            }
-        };
-    }
-    Ok(destinations.len())
 }
 
 fn address(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Address> {

@@ -100,8 +100,8 @@ pub(super) fn faults(reading: &Reading) -> Vec<&str> {
     reading.rows.iter().map(why).collect()
 }
 
-/// Reads once in another thread and fails when that does not end: the hostile cases are about hanging. The bound is
-/// far above any budget, so that a loaded machine does not matter.
+/// Reads once in another thread and fails when that does not end: the hostile cases are about hanging. The
+/// bound is far above any budget, so that a loaded machine does not matter.
 pub(super) fn read_or_hang(
     mut reader: OutboundReader,
 ) -> Result<(OutboundReader, Result<Reading, Unreadable>), mpsc::RecvTimeoutError> {

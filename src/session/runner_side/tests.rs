@@ -49,7 +49,8 @@ fn pending(
 fn the_oldest_due_rows_come_first_and_acked_ones_take_no_place() -> Outcome {
     let (_temp, folder, host) = flat()?;
     host.execute_batch(
-        "INSERT INTO messages_in (id, seq, kind, timestamp, content, status, process_after, on_wake, trigger) VALUES
+        "INSERT INTO messages_in (id, seq, kind, timestamp, content, status, process_after, on_wake, trigger)
+           VALUES
            ('a', 2, 'chat', 't', '{}', 'pending', NULL, 0, 1),
            ('b', 4, 'chat', 't', '{}', 'completed', NULL, 0, 1),
            ('c', 6, 'chat', 't', '{}', 'pending', '2026-05-18T09:29:59.999Z', 0, 0),
@@ -88,7 +89,8 @@ fn an_old_file_without_on_wake_and_routing_is_read() -> Outcome {
 fn the_newest_row_of_a_chat_names_thread_and_message() -> Outcome {
     let (_temp, folder, host) = flat()?;
     host.execute_batch(
-        "INSERT INTO messages_in (id, seq, kind, timestamp, content, status, channel_type, platform_id, thread_id)
+        "INSERT INTO messages_in (id, seq, kind, timestamp, content, status, channel_type, platform_id,
+           thread_id)
          VALUES ('a', 2, 'chat', 't', '{}', 'completed', 'cli', 'local', 't1'),
                 ('b', 4, 'chat', 't', '{}', 'completed', 'cli', 'local', 't2'),
                 ('c', 6, 'chat', 't', '{}', 'pending', 'cli', 'other', 't3');",

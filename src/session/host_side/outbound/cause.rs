@@ -165,6 +165,9 @@ impl Cause {
         let text = || text.clone().unwrap_or_else(|| failure.to_string());
         match (failure.extended_code, failure.code) {
             (ffi::SQLITE_READONLY_ROLLBACK, _) => hot_journal(path),
+            (ffi::SQLITE_CANTOPEN_SYMLINK, _) => {
+                cannot_open(path, "a folder in its path is a link; the data folder must be canonical".into())
+            }
             (ffi::SQLITE_IOERR_SHORT_READ, _) => Self::Corrupt(text()),
             (_, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             (_, ErrorCode::OperationInterrupted) => Self::Slow,

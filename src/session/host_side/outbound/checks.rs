@@ -17,8 +17,8 @@ use crate::session::schema::OUTBOUND_TABLES;
 
 /// The tables that a read cannot do without; the other two are made by a runner at its start (contract 5).
 const REQUIRED_TABLES: [&str; 2] = ["messages_out", "processing_ack"];
-/// Longest value and statement that SQLite will handle here: four times the longest content.
-const MAX_VALUE_BYTES: i32 = 4 * 1024 * 1024;
+/// Longest value and statement that SQLite will handle here: twice the longest content.
+const MAX_VALUE_BYTES: i32 = 2 * 1024 * 1024;
 /// Most columns of a table; the contract's widest has 11.
 const MAX_COLUMNS: i32 = 64;
 /// Deepest expression that a generated column may have.
@@ -155,7 +155,8 @@ pub(super) struct Tables {
 /// Demands that every expected name is an ordinary table.
 pub(super) fn check_tables(db: &Connection) -> Result<Tables, CheckError> {
     let mut statement = db.prepare_cached(
-        "SELECT type, CASE WHEN octet_length(sql) < 65536 THEN sql END FROM sqlite_schema WHERE lower(name) = ?1",
+        "SELECT type, CASE WHEN octet_length(sql) < 65536 THEN sql END FROM sqlite_schema \
+         WHERE lower(name) = ?1",
     )?;
     let mut present = |name: &str| -> Result<bool, CheckError> {
         // A trigger may bear the name of a table: every object of that name is looked at.

@@ -1,6 +1,7 @@
 //! From SQLite's values to rows. The agent may have stored any type under any name.
 //!
-//! Invariant: a value longer than its bound is never loaded; its length is taken from the record's header.
+//! Invariant: a value longer than its bound never leaves this module, and one longer than the connection's
+//! limit is never loaded: its length is taken from the record's header.
 
 use std::sync::LazyLock;
 
@@ -54,7 +55,7 @@ impl Row {
     }
 }
 
-/// The columns of a message in the order of [`decode`], each as a value within its bound and its length.
+/// The columns of a message in the order of [`decode`], each with its bound in bytes.
 const COLUMNS: [(&str, usize); 9] = [
     ("id", MAX_FIELD_BYTES),
     ("in_reply_to", MAX_FIELD_BYTES),
@@ -67,21 +68,31 @@ const COLUMNS: [(&str, usize); 9] = [
     ("content", MAX_CONTENT_BYTES),
 ];
 
-/// The query of rows from a rowid on, in order; parameters: rowid, limit.
+/// The usual query of rows from a rowid on, in order; parameters: rowid, limit. It loads values up to the
+/// connection's limit and fails with "too big" beyond it.
 pub(super) static ROWS_SQL: LazyLock<String> = LazyLock::new(|| {
-    let mut columns = String::from("rowid, seq");
-    for (column, max) in COLUMNS {
-        columns += &format!(", {}, octet_length({column})", bounded(column, max));
-    }
-    format!("SELECT {columns} FROM messages_out WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2")
+    let columns: String = COLUMNS.iter().map(|(column, _)| format!(", {column}")).collect();
+    format!("SELECT rowid, seq{columns} FROM messages_out WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2")
 });
+
+/// The same for a file with values that are too big: each is loaded only within its bound, and its length
+/// follows, taken from the record's header. It costs three times as much.
+pub(super) static GUARDED_ROWS_SQL: LazyLock<String> = LazyLock::new(|| {
+    let values: String = COLUMNS.iter().map(|(column, max)| format!(", {}", bounded(column, *max))).collect();
+    let lengths: String = COLUMNS.iter().map(|(column, _)| format!(", octet_length({column})")).collect();
+    format!("SELECT rowid, seq{values}{lengths} FROM messages_out WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2")
+});
+
+/// The columns before those of [`COLUMNS`]: rowid and seq.
+const FIRST: usize = 2;
 
 /// SQL for a column's value, or NULL when it is longer than `max` bytes.
 pub(super) fn bounded(column: &str, max: usize) -> String {
     format!("CASE WHEN octet_length({column}) <= {max} THEN {column} END")
 }
 
-/// Reads one row of [`ROWS_SQL`]. Only a rowid that is no number fails: then the table is not the contract's.
+/// Reads one row of [`ROWS_SQL`] or [`GUARDED_ROWS_SQL`]. Only a rowid that is no number fails: then the
+/// table is not the contract's.
 pub(super) fn decode(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let rowid: i64 = row.get(0)?;
     let id = field(row, 0)?.ok().flatten().filter(|id| !id.is_empty());
@@ -123,13 +134,20 @@ fn message(row: &rusqlite::Row<'_>, rowid: i64) -> rusqlite::Result<Result<Outbo
 /// The column of this index in [`COLUMNS`].
 fn field(row: &rusqlite::Row<'_>, index: usize) -> rusqlite::Result<Result<Option<String>, String>> {
     let Some((name, max)) = COLUMNS.get(index) else { return Ok(Ok(None)) };
-    let at = 2 + 2 * index;
-    if row.get_ref(at)? == ValueRef::Null
-        && let ValueRef::Integer(bytes) = row.get_ref(at + 1)?
-    {
+    let value = row.get_ref(FIRST + index)?;
+    let length = FIRST + COLUMNS.len() + index;
+    let bytes = match value {
+        ValueRef::Text(bytes) => i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+        // Withheld, or really NULL and without a length; the usual query has no lengths.
+        ValueRef::Null if length < row.as_ref().column_count() => {
+            row.get::<_, Option<i64>>(length)?.unwrap_or(0)
+        }
+        _ => 0,
+    };
+    if usize::try_from(bytes).is_ok_and(|bytes| bytes > *max) {
         return Ok(Err(format!("{name} has {bytes} bytes, {max} are allowed")));
     }
-    Ok(text(row.get_ref(at)?).map_err(|why| format!("{name} {why}")))
+    Ok(text(value).map_err(|why| format!("{name} {why}")))
 }
 
 /// Text or nothing. A NUL is refused because other programs would see the text end there.

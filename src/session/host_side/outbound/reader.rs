@@ -1,16 +1,17 @@
 //! The reader: one kept connection, one read transaction per read, everything collected before it returns.
 //!
-//! Rows are read from a remembered pair (rowid, id). Rowids can be used again (a rollback, a replaced file), so the
-//! row at the remembered place must still carry the remembered id; otherwise everything is read again.
+//! Rows are read from a remembered pair (rowid, id). Rowids can be used again (a rollback, a replaced file),
+//! so the row at the remembered place must still carry the remembered id; otherwise everything is read again.
 //!
 //! Invariant: no statement is open and no lock is held between two reads.
-//! Invariant: the connection is on the file that the path names now; device and inode are compared before each read.
+//! Invariant: the connection is on the file that the path names now; device and inode are compared before
+//! each read.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
 use super::cause::{Cause, Unreadable};
 use super::checks::{self, CheckError, Deadline, Guard, Tables};
@@ -127,7 +128,9 @@ pub struct OutboundReader {
 }
 
 impl OutboundReader {
-    /// A reader; nothing is opened before the first read.
+    /// A reader; nothing is opened before the first read. No part of the path may be a link: the data folder
+    /// is made canonical once at the start. On mounts that are not local the caller closes it after each read
+    /// (design 9).
     pub fn new(session: SessionName, folder: &SessionFolder, guard: Guard) -> Self {
         Self::at(session, folder.outbound_db(), guard)
     }
@@ -166,13 +169,14 @@ impl OutboundReader {
     /// As [`OutboundReader::read`].
     pub fn read_body(&mut self, rowid: i64, id: &str) -> Result<Option<Row>, Unreadable> {
         self.with(|db, _| {
-            let mut statement = db.prepare_cached(&decode::ROWS_SQL)?;
-            let row = statement.query_row([rowid, 1], decode::decode).optional()?;
+            let row =
+                guarded(|sql| db.prepare_cached(sql)?.query_row([rowid, 1], decode::decode).optional())?;
             Ok(row.filter(|row| row.rowid() == rowid && row.id() == Some(id)))
         })
     }
 
-    /// Asks in a read transaction. A kept connection that fails is replaced once: the file may have changed below it.
+    /// Asks in a read transaction. A kept connection that fails is replaced once: the file may have changed
+    /// below it.
     fn with<T>(
         &mut self,
         mut ask: impl FnMut(&Connection, Tables) -> Result<T, Trouble>,
@@ -252,8 +256,8 @@ fn in_transaction<T>(
     Ok(value)
 }
 
-/// The tables are looked at again only when the schema's version says that they changed; that is also when SQLite
-/// itself reads them again.
+/// The tables are looked at again only when the schema's version says that they changed; that is also when
+/// SQLite itself reads them again.
 fn checked_tables(db: &Connection, checked: &mut Option<(i64, Tables)>) -> Result<Tables, Trouble> {
     let version: i64 = db.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
     if let Some((at, tables)) = checked
@@ -267,13 +271,13 @@ fn checked_tables(db: &Connection, checked: &mut Option<(i64, Tables)>) -> Resul
 }
 
 fn collect(db: &Connection, tables: Tables, ask: &ReadAsk<'_>) -> Result<Reading, Trouble> {
-    let mut reading = match ask.cursor {
-        None => rows_from(db, i64::MIN, None, ask)?,
-        Some(cursor) => match rows_from(db, cursor.rowid, Some(cursor), ask)? {
-            Some(reading) => Some(reading),
-            None => rows_from(db, i64::MIN, None, ask)?.map(|all| Reading { rewound: true, ..all }),
+    let mut reading = guarded(|sql| match ask.cursor {
+        None => rows_from(db, sql, i64::MIN, None, ask),
+        Some(cursor) => match rows_from(db, sql, cursor.rowid, Some(cursor), ask)? {
+            Some(reading) => Ok(Some(reading)),
+            None => Ok(rows_from(db, sql, i64::MIN, None, ask)?.map(|all| Reading { rewound: true, ..all })),
         },
-    }
+    })?
     .unwrap_or_default();
     acks(db, ask.ids, &mut reading)?;
     if tables.container_state {
@@ -285,18 +289,27 @@ fn collect(db: &Connection, tables: Tables, ask: &ReadAsk<'_>) -> Result<Reading
     Ok(reading)
 }
 
-/// The rows from a place on. With a cursor the first must be the remembered one, which is not returned; otherwise
-/// the answer is `None`.
+/// Asks with the usual query, and with the guarded one when a value is too big for it.
+fn guarded<T>(mut ask: impl FnMut(&str) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    match ask(&decode::ROWS_SQL) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::TooBig) => ask(&decode::GUARDED_ROWS_SQL),
+        answer => answer,
+    }
+}
+
+/// The rows from a place on. With a cursor the first must be the remembered one, which is not returned;
+/// otherwise the answer is `None`.
 fn rows_from(
     db: &Connection,
+    sql: &str,
     from: i64,
     cursor: Option<&Cursor>,
     ask: &ReadAsk<'_>,
-) -> Result<Option<Reading>, Trouble> {
+) -> rusqlite::Result<Option<Reading>> {
     let max_rows = ask.max_rows.clamp(1, MAX_ROWS);
     // One more for the remembered row, one more to know whether more wait.
     let limit = i64::try_from(max_rows + 2).unwrap_or(i64::MAX);
-    let mut statement = db.prepare_cached(&decode::ROWS_SQL)?;
+    let mut statement = db.prepare_cached(sql)?;
     let mut found = statement.query([from, limit])?;
     if let Some(cursor) = cursor {
         let first = found.next()?.map(decode::decode).transpose()?;
@@ -346,8 +359,10 @@ fn acks(db: &Connection, ids: &[String], reading: &mut Reading) -> Result<(), Tr
 
 fn tool(db: &Connection, reading: &mut Reading) -> Result<(), Trouble> {
     let mut statement = db.prepare_cached(
-        "SELECT CASE WHEN octet_length(current_tool) <= 4096 THEN current_tool END, tool_declared_timeout_ms, \
-         CASE WHEN octet_length(tool_started_at) <= 64 THEN tool_started_at END FROM container_state WHERE id = 1",
+        "SELECT CASE WHEN octet_length(current_tool) <= 4096 THEN current_tool END, \
+         tool_declared_timeout_ms, \
+         CASE WHEN octet_length(tool_started_at) <= 64 THEN tool_started_at END \
+         FROM container_state WHERE id = 1",
     )?;
     let mut found = statement.query([])?;
     let Some(row) = found.next()? else { return Ok(()) };

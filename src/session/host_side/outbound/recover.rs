@@ -1,9 +1,10 @@
-//! Rows that a killed runner left behind a hot journal: they are read from a copy that is rolled back, never by a
-//! recovery of the original, which belongs to the next runner (design 3).
+//! Rows that a killed runner left behind a hot journal: they are read from a copy that is rolled back, never
+//! by a recovery of the original, which belongs to the next runner (design 3).
 //!
-//! Invariant: only called when the attempt is gone and the kept connection is closed: opening and closing the files
-//! here would drop the locks of a connection of this process.
-//! Invariant: a journal that names a super-journal is refused: rolling it back would touch files that it names.
+//! Invariant: only called when the attempt is gone and the kept connection is closed: opening and closing the
+//! files here would drop the locks of a connection of this process.
+//! Invariant: a journal that names a super-journal is refused: rolling it back would touch files that it
+//! names.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -24,8 +25,8 @@ use crate::session::layout::{OUTBOUND_DB, journal_of};
 /// What a journal's header and a super-journal record end with.
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
-/// Copies outbound.db and its journal into `into`, an empty folder or one that does not exist, rolls the copy back,
-/// and returns a reader of it. The caller deletes the folder after reading, and after an error.
+/// Copies outbound.db and its journal into `into`, an empty folder or one that does not exist, rolls the copy
+/// back, and returns a reader of it. The caller deletes the folder after reading, and after an error.
 ///
 /// # Errors
 /// [`Unreadable`], with the path of the original.

@@ -1,11 +1,13 @@
-//! The one place that changes how SQLite opens files: every file whose name begins with `outbound.db` is opened
-//! non-blocking, without following a link, and only when it is a regular file; a `-wal` or `-shm` never.
+//! The one place that changes how SQLite opens files: every file whose name begins with `outbound.db` is
+//! opened non-blocking, without following a link, and only when it is a regular file; a `-wal` or `-shm`
+//! never.
 //!
-//! Without it a FIFO named `outbound.db-journal` would hang the reader for ever. All other files are opened as before.
+//! Without it a FIFO named `outbound.db-journal` would hang the reader for ever. All other files are opened
+//! as before.
 //!
 //! Invariant: the only unsafe code of the session layer is in this file.
-//! Invariant: the hook allocates nothing, cannot panic, and closes only descriptors that are no regular file (closing
-//! a second descriptor of a database would drop SQLite's locks).
+//! Invariant: the hook allocates nothing, cannot panic, and closes only descriptors that are no regular file
+//! (closing a second descriptor of a database would drop SQLite's locks).
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -44,8 +46,8 @@ pub(super) fn take_opened() -> Option<Opened> {
     OPENED.take()
 }
 
-/// Puts our `open` into SQLite, once per process. Every reader does it; the daemon does it first thing, before other
-/// threads use SQLite. Returns whether the hook is in place.
+/// Puts our `open` into SQLite, once per process. Every reader does it; the daemon does it first thing,
+/// before other threads use SQLite. Returns whether the hook is in place.
 pub fn install_guards() -> bool {
     *INSTALLED.get_or_init(|| install().is_some())
 }
@@ -65,8 +67,8 @@ fn install() -> Option<()> {
     REAL_OPEN.set(real).ok()?;
     // SAFETY: as above, in the other direction; SQLite casts it back before it calls it.
     let ours = unsafe { std::mem::transmute::<Open, unsafe extern "C" fn()>(guarded_open) };
-    // SAFETY: the layer is valid, the name a C string, and the function lives for ever. The store is one word; a
-    // thread that opens a file at the same moment calls either function, and both are valid.
+    // SAFETY: the layer is valid, the name a C string, and the function lives for ever. The store is one
+    // word; a thread that opens a file at the same moment calls either function, and both are valid.
     (unsafe { set(vfs, c"open".as_ptr(), Some(ours)) } == ffi::SQLITE_OK).then_some(())
 }
 
@@ -120,8 +122,8 @@ fn note(fd: BorrowedFd<'_>, file: (u64, u64)) {
 /// Switches a connection's lookaside memory off: 40 kB that a kept reader of a few small rows does not need.
 pub(super) fn lookaside_off(db: &Connection) -> bool {
     let none = std::ptr::null_mut::<c_void>();
-    // SAFETY: the handle is open for as long as `db` is borrowed; this option takes a pointer and two numbers, and
-    // two zeros mean that no memory is used, so the pointer may be null.
+    // SAFETY: the handle is open for as long as `db` is borrowed; this option takes a pointer and two
+    // numbers, and two zeros mean that no memory is used, so the pointer may be null.
     let code = unsafe {
         ffi::sqlite3_db_config(db.handle(), ffi::SQLITE_DBCONFIG_LOOKASIDE, none, 0 as c_int, 0 as c_int)
     };
@@ -155,6 +157,15 @@ mod tests {
         assert_eq!(file_name(b"/a/outbound.db/x"), b"x");
         assert_eq!(file_name(b"outbound.db-journal"), b"outbound.db-journal");
         assert_eq!(file_name(b""), b"");
+    }
+
+    #[test]
+    fn sqlite_is_built_without_the_write_ahead_log() -> rusqlite::Result<()> {
+        let db = Connection::open_in_memory()?;
+        let mut options =
+            db.prepare("SELECT 1 FROM pragma_compile_options WHERE compile_options = 'OMIT_WAL'")?;
+        assert!(options.exists([])?, "LIBSQLITE3_FLAGS of .cargo/config.toml did not reach the build");
+        Ok(())
     }
 
     #[test]

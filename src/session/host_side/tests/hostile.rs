@@ -1,5 +1,5 @@
-//! What a hostile agent may do to its outbound.db. Every case must end, with the right cause, and without following,
-//! changing or waiting for anything.
+//! What a hostile agent may do to its outbound.db. Every case must end, with the right cause, and without
+//! following, changing or waiting for anything.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{chown, symlink};
@@ -189,18 +189,20 @@ fn wrong_types_nuls_and_huge_values_spoil_their_own_row_only() -> Outcome {
     let session = Session::new()?;
     session.agent()?.execute_batch(
         "DROP TABLE messages_out;
-         CREATE TABLE messages_out (id, seq, in_reply_to, timestamp, deliver_after, recurrence, kind, platform_id,
-           channel_type, thread_id, content);
+         CREATE TABLE messages_out (id, seq, in_reply_to, timestamp, deliver_after, recurrence, kind,
+           platform_id, channel_type, thread_id, content);
          INSERT INTO messages_out (id, timestamp, kind, content) VALUES ('good', 't', 'chat', '{}');
          INSERT INTO messages_out (id, timestamp, kind, content) VALUES ('blob', 't', 'chat', x'00ff');
          INSERT INTO messages_out (id, timestamp, kind, content) VALUES ('int', 't', 'chat', 7);
          INSERT INTO messages_out (id, timestamp, kind, content) VALUES (NULL, 't', 'chat', '{}');
          INSERT INTO messages_out (id, timestamp, kind, content) VALUES ('', 't', 'chat', '{}');
-         INSERT INTO messages_out (id, timestamp, kind, content) VALUES ('nul', 't', 'chat', 'a' || char(0) || 'b');
+         INSERT INTO messages_out (id, timestamp, kind, content)
+           VALUES ('nul', 't', 'chat', 'a' || char(0) || 'b');
          INSERT INTO messages_out (id, timestamp, kind, content)
            VALUES ('bytes', 't', 'chat', CAST(x'61ff62' AS TEXT));
          INSERT INTO messages_out (id, timestamp, kind, content) VALUES ('none', 't', 'chat', NULL);
-         INSERT INTO messages_out (id, timestamp, kind, content) VALUES ('big', 't', 'chat', zeroblob(2000000));
+         INSERT INTO messages_out (id, timestamp, kind, content)
+           VALUES ('big', 't', 'chat', zeroblob(2000000));
          INSERT INTO messages_out (id, timestamp, kind, content)
            VALUES ('huge', 't', 'chat', printf('%.*c', 9000000, 'x'));
          INSERT INTO messages_out (id, timestamp, kind, content)
@@ -381,5 +383,17 @@ fn reading_leaves_no_trace_in_the_folder() -> Outcome {
     reader.read(&ALL)?;
     reader.close();
     assert_eq!(list()?, before);
+    Ok(())
+}
+
+#[test]
+fn a_link_among_the_folders_of_the_path_is_refused_and_named() -> Outcome {
+    let session = Session::new()?;
+    let alias = session.temp.path().canonicalize()?.join("alias");
+    symlink(&session.root, &alias)?;
+    let folder = crate::session::SessionFolder::nested(&alias);
+    let (_, reading) = read_or_hang(OutboundReader::new(Session::name()?, &folder, Guard::default()))?;
+    let Some(Cause::Io(what)) = reading.err().map(|e| e.cause) else { return Err("no such cause".into()) };
+    assert!(what.contains("is a link"), "{what}");
     Ok(())
 }

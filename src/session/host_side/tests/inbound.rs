@@ -90,7 +90,7 @@ fn deliveries_destinations_and_routing_are_seen_by_the_runner() -> Outcome {
         Change::SetRouting(Address::new("cli", "local", Some("t".into()))),
     ])?;
     assert_eq!(changed, [1, 0, 2, 2, 1, 1]);
-    assert_eq!(writer.delivered(&["o1", "o2"])?, [delivered.clone()]);
+    assert_eq!(writer.delivered(&["o1", "o2"])?, std::slice::from_ref(&delivered));
     let mut reader = InboundReader::new(&session.folder, Opening::Kept);
     assert_eq!(reader.delivered("o1")?, Some(delivered));
     assert_eq!(reader.destinations()?, destinations);

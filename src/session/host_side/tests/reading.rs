@@ -117,8 +117,9 @@ fn one_row_is_read_again_only_when_place_and_id_agree() -> Outcome {
     Ok(())
 }
 
-/// Leaves what a runner leaves that is killed in mid-commit: pages of an open transaction in the file, and a journal
-/// that undoes them. The files are copied while the transaction is open, so the copies have no living writer.
+/// Leaves what a runner leaves that is killed in mid-commit: pages of an open transaction in the file, and a
+/// journal that undoes them. The files are copied while the transaction is open, so the copies have no living
+/// writer.
 fn leave_hot_journal(session: &Session) -> Outcome {
     let path = session.folder.outbound_db();
     let writer = Connection::open(&path)?;
