@@ -13,8 +13,8 @@ pub fn chat_of(target: &Target) -> (&str, &str) {
     }
 }
 
-/// The name of the place a row came from, for the `from` attribute. `None` when the row has no address; a place
-/// without a name of its own is `unknown:<channel>:<chat>`.
+/// The name of the place a row came from, for the `from` attribute. `None` when the row has no address; a
+/// place without a name of its own is `unknown:<channel>:<chat>`.
 pub fn origin(address: &Address, destinations: &[Destination]) -> Option<String> {
     let (channel, chat) = (address.channel_type.as_deref(), address.platform_id.as_deref());
     if channel.is_none() && chat.is_none() {

@@ -17,8 +17,11 @@ pub const MAX_ROWS: usize = 48;
 const RETRY_FIRST: Ms = Ms::secs(5);
 /// Longest waiting time between two tries.
 const RETRY_LONGEST: Ms = Ms::minutes(5);
-/// So many tries of one message, then it is failed. The host counts too and parks earlier or at the same time; the
-/// runner's own count is for hosts that know nothing of releases.
+/// Longest waiting time that a provider may ask for; also the longest that a hold lasts when the clock is set
+/// back.
+const HOLD_LONGEST: Ms = Ms::days(1);
+/// So many tries of one message, then it is failed. The host counts too and parks earlier or at the same
+/// time; the runner's own count is for hosts that know nothing of releases.
 pub const MAX_TRIES: u32 = 5;
 
 /// What the rows at hand allow.
@@ -42,7 +45,7 @@ pub fn choose(pending: Vec<InboundRow>, held: &Held, max_triggers: usize, now: W
         }
         let due_by_row = row.process_after.as_deref().map_or(Some(Wall::default()), timestamp::parse);
         // A due time that cannot be read never comes (contract 7).
-        let Some(due) = due_by_row.map(|due| due.max(held.until(&row.id))) else { continue };
+        let Some(due) = due_by_row.map(|due| due.max(held.until(&row.id, now))) else { continue };
         if due <= now {
             ready.push(row);
         } else if row.trigger {
@@ -65,8 +68,9 @@ pub fn choose(pending: Vec<InboundRow>, held: &Held, max_triggers: usize, now: W
     choice
 }
 
-/// The messages that this runner gave back, and until when it leaves them alone. A host that knows releases moves
-/// the row's own due time; the other kind does not, and would see the same message fail in a tight loop.
+/// The messages that this runner gave back, and until when it leaves them alone. A host that knows releases
+/// moves the row's own due time; the other kind does not, and would see the same message fail in a tight
+/// loop.
 #[derive(Clone, Debug, Default)]
 pub struct Held(BTreeMap<String, Hold>);
 
@@ -78,8 +82,9 @@ struct Hold {
 
 impl Held {
     /// Until when a message is left alone; long past for one that is not held.
-    pub fn until(&self, id: &str) -> Wall {
-        self.0.get(id).map_or(Wall::default(), |hold| hold.until)
+    pub fn until(&self, id: &str, now: Wall) -> Wall {
+        let believable = |hold: &&Hold| hold.until <= now + HOLD_LONGEST;
+        self.0.get(id).filter(believable).map_or(Wall::default(), |hold| hold.until)
     }
 
     /// How often a message was given back since the runner started.
@@ -91,7 +96,8 @@ impl Held {
     /// provider asked for.
     pub fn hold(&mut self, id: &str, retry_after: Option<Ms>, now: Wall) -> Wall {
         let tries = self.tries(id);
-        let wait = RETRY_FIRST.doubled(tries, RETRY_LONGEST).max(retry_after.unwrap_or_default());
+        let wait =
+            RETRY_FIRST.doubled(tries, RETRY_LONGEST).max(retry_after.unwrap_or_default()).min(HOLD_LONGEST);
         let until = now + wait;
         self.0.insert(id.to_owned(), Hold { until, tries: tries.saturating_add(1) });
         until
@@ -170,6 +176,8 @@ mod tests {
         let choice = choose(rows("t1 t2"), &held, 10, NOW);
         assert_eq!(ids(&choice), "t2");
         assert_eq!(choice.next_due, Some(NOW + Ms::secs(90)));
+        let clock_set_back = Wall(NOW.0 - Ms::days(30).micros());
+        assert_eq!(held.until("t1", clock_set_back), Wall::default());
         held.retain(&BTreeSet::from(["t2"]));
         assert_eq!(held.tries("t1"), 0);
     }

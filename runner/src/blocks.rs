@@ -52,8 +52,8 @@ fn visible(text: Option<&str>) -> usize {
     text.unwrap_or_default().chars().filter(|c| !c.is_whitespace()).count()
 }
 
-/// Remembers that a closing tag was looked for in vain: there is none further on either, so no later opening tag
-/// needs to look again. That is what keeps the whole linear.
+/// Remembers that a closing tag was looked for in vain: there is none further on either, so no later opening
+/// tag needs to look again. That is what keeps the whole linear.
 struct Scan<'a> {
     text: &'a str,
     closers: bool,
@@ -84,8 +84,8 @@ fn find(text: &str, closer: &str, any_left: &mut bool) -> Option<usize> {
     found
 }
 
-/// The name in an opening tag, and what follows the tag. A name ends at the next quote, and the next opening tag has
-/// one, so no part of the text is searched by more than one tag.
+/// The name in an opening tag, and what follows the tag. A name ends at the next quote, and the next opening
+/// tag has one, so no part of the text is searched by more than one tag.
 fn opening(text: &str) -> Option<(&str, &str)> {
     let rest = text.strip_prefix(OPEN)?;
     let rest = rest.strip_prefix(char::is_whitespace)?.trim_start().strip_prefix("to=\"")?;
@@ -172,7 +172,8 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(30), "took {:?}", started.elapsed());
     }
 
-    /// Pieces put together by a fixed generator: blocks never overlap, and each stands in the text as written.
+    /// Pieces put together by a fixed generator: blocks never overlap, and each stands in the text as
+    /// written.
     #[test]
     fn whatever_the_text_blocks_are_slices_of_it_in_order() {
         let pieces =

@@ -1,7 +1,8 @@
 //! container.json: what the host tells about the agent (contract 18).
 //!
-//! Invariant: a file that cannot be read gives the defaults and a line in the log, never an end; so does a single key
-//! of the wrong type. Only what a provider needs and cannot use is an error, and the provider says so.
+//! Invariant: a file that cannot be read gives the defaults and a line in the log, never an end; so does a
+//! single key of the wrong type. Only what a provider needs and cannot use is an error, and the provider says
+//! so.
 
 use std::fs::File;
 use std::io::Read;
@@ -144,7 +145,8 @@ mod tests {
     #[test]
     fn the_keys_of_the_contract_are_read() -> Result<(), Box<dyn std::error::Error>> {
         let config = loaded(
-            r#"{"provider":"Mock","assistantName":"Lu","maxMessagesPerPrompt":3,"mock":{"rules":[]},"skills":"all"}"#,
+            r#"{"provider":"Mock","assistantName":"Lu","maxMessagesPerPrompt":3,"skills":"all",
+                "mock":{"rules":[]}}"#,
         )?;
         assert_eq!((config.provider.as_str(), config.max_triggers), ("mock", 3));
         assert_eq!(config.assistant_name.as_deref(), Some("Lu"));

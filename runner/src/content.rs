@@ -155,7 +155,8 @@ fn attachment(value: &Value) -> Attachment {
 }
 
 fn task(object: &Map<String, Value>) -> Result<String, String> {
-    // The script decides whether the agent is asked at all; to ask without it would be wrong more often than not.
+    // The script decides whether the agent is asked at all; to ask without it would be wrong more often than
+    // not.
     if object.get("script").is_some_and(|script| !matches!(script, Value::Null) && script != "") {
         return Err("the task has a script, and this runner runs no task scripts".to_owned());
     }

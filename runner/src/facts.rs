@@ -1,5 +1,5 @@
-//! What the runner tells the host beyond rows and acks: JSON values of `session_state` under keys `lamplighter.*`
-//! (design 5). Pure.
+//! What the runner tells the host beyond rows and acks: JSON values of `session_state` under keys
+//! `lamplighter.*` (design 5). Pure.
 //!
 //! Invariant: a value has at most [`MAX_FACT_BYTES`] bytes, and there are at most [`MAX_FACTS`] keys.
 
@@ -8,10 +8,11 @@ use lamplighter::session::rows::{FACT_FAILED_PREFIX, FACT_RELEASE_PREFIX, MAX_FA
 use lamplighter::session::timestamp;
 use serde_json::{Value, json};
 
-/// Keys that are kept free for the facts that are not about one message (attempt, turn, tools, wait) and for more
-/// of them in later versions.
+/// Keys that are kept free for the facts that are not about one message (attempt, turn, tools, wait) and for
+/// more of them in later versions.
 const RESERVED: usize = 8;
-/// Most facts about single messages. A batch is smaller ([`crate::batch::MAX_ROWS`]), so that all of its releases fit.
+/// Most facts about single messages. A batch is smaller ([`crate::batch::MAX_ROWS`]), so that all of its
+/// releases fit.
 pub const MAX_OUTCOMES: usize = MAX_FACTS - RESERVED;
 /// Longest reason in characters; at most four bytes each, six when escaped, well below a fact's size.
 const MAX_REASON_CHARS: usize = 400;
@@ -38,7 +39,8 @@ pub fn failed(class: &str, reason: &str, now: Wall) -> String {
     json!({"class": class, "reason": cut(reason), "at": timestamp::iso(now)}).to_string()
 }
 
-/// The messages of the running turn. Ids that do not fit are counted in `more`; their claims stand in the table.
+/// The messages of the running turn. Ids that do not fit are counted in `more`; their claims stand in the
+/// table.
 pub fn turn(ids: &[&str], now: Wall) -> String {
     let mut named = ids;
     loop {
@@ -93,7 +95,8 @@ mod tests {
     fn facts_have_their_documented_form() {
         assert_eq!(
             release("transient", "overloaded", Some(NOW), NOW),
-            r#"{"at":"2026-05-18T09:30:00.250Z","class":"transient","not_before":"2026-05-18T09:30:00.250Z","reason":"overloaded"}"#
+            r#"{"at":"2026-05-18T09:30:00.250Z","class":"transient","#.to_owned()
+                + r#""not_before":"2026-05-18T09:30:00.250Z","reason":"overloaded"}"#
         );
         assert_eq!(
             turn(&["a", "b"], NOW),

@@ -14,7 +14,8 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 /// # Errors
 /// As the operating system reports them.
 pub fn touch(path: &Path) -> io::Result<()> {
-    // Not through a link: the agent may write in this folder, and the file it points to is not ours to change.
+    // Not through a link: the agent may write in this folder, and the file it points to is not ours to
+    // change.
     let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
     let file = OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(no_follow).open(path)?;
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };

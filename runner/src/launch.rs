@@ -138,8 +138,8 @@ fn stop_on_signals(mailbox: Arc<Mailbox>) -> Result<(), RunError> {
         .map_err(system("start the thread for signals"))
 }
 
-/// Has the kernel send SIGTERM when the host's process ends, so that its messages are given back. Returns whether the
-/// parent went before that could be arranged.
+/// Has the kernel send SIGTERM when the host's process ends, so that its messages are given back. Returns
+/// whether the parent went before that could be arranged.
 #[cfg(target_os = "linux")]
 fn dies_with_parent() -> bool {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
@@ -154,12 +154,14 @@ fn dies_with_parent() -> bool {
     false
 }
 
-/// The attempt of a runner whose host gives none: unlike any other, so that the latest start fences the earlier.
+/// The attempt of a runner whose host gives none: unlike any other, so that the latest start fences the
+/// earlier.
 fn own_attempt() -> String {
     ids::message(epoch_ms(wall_now()), crate::turn::random())
 }
 
-/// The wall clock. The runner's rows and prompts want the calendar's time; only waits use the monotonic clock.
+/// The wall clock. The runner's rows and prompts want the calendar's time; only waits use the monotonic
+/// clock.
 pub(crate) fn wall_now() -> Wall {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Wall(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
@@ -170,7 +172,8 @@ pub(crate) fn epoch_ms(at: Wall) -> u64 {
     u64::try_from(at.0 / 1_000).unwrap_or(0)
 }
 
-/// Opens outbound.db, stores this attempt and forgets what earlier ones left open, unless a later one is stored.
+/// Opens outbound.db, stores this attempt and forgets what earlier ones left open, unless a later one is
+/// stored.
 fn take_over(folder: &SessionFolder, attempt: &str, log: Log) -> Result<OutboundWriter, OutboundError> {
     let mut first = OutboundWriter::open(folder, None)?;
     let stale = first.transaction(wall_now(), |tx| {
@@ -201,8 +204,8 @@ fn is_later(found: &str, attempt: &str) -> bool {
     }
 }
 
-/// A connection is kept where the kernel keeps the caches of both sides coherent: on local file systems. On shares and
-/// across virtual machines a kept reader can see old pages for ever (contract 3).
+/// A connection is kept where the kernel keeps the caches of both sides coherent: on local file systems. On
+/// shares and across virtual machines a kept reader can see old pages for ever (contract 3).
 #[cfg(target_os = "linux")]
 fn opening_for(folder: &Path) -> Opening {
     /// ext4, btrfs, xfs, tmpfs, overlay, zfs, f2fs.

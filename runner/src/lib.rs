@@ -1,17 +1,17 @@
 //! The in-container half of lamplighter: claims messages, drives an agent provider, writes its replies.
 //!
-//! One thread owns both database handles and runs the loop of [`runner`]; the watcher, the signal reader and the
-//! provider's thread only post into the [`mailbox`].
+//! One thread owns both database handles and runs the loop of [`runner`]; the watcher, the signal reader and
+//! the provider's thread only post into the [`mailbox`].
 //!
 //! ```text
 //!  wake::watch ──┐                         ┌── inbound.db  (read-only)
 //!  signals ──────┼─► mailbox ─► runner ────┤
-//!  provider ─────┘      one look, one turn └── outbound.db (every write fenced by the attempt), .heartbeat
+//!  provider ─────┘      one look, one turn └── outbound.db (fenced by the attempt), .heartbeat
 //! ```
 //!
 //! The pure parts know neither file nor clock: [`batch`] chooses the rows of a turn, [`content`] reads them,
-//! [`prompt`] writes the prompt, [`blocks`] reads the answer, [`address`] resolves names, [`facts`] words what the
-//! host is told, and [`wake::policy`] decides how often to look beside the watch.
+//! [`prompt`] writes the prompt, [`blocks`] reads the answer, [`address`] resolves names, [`facts`] words
+//! what the host is told, and [`wake::policy`] decides how often to look beside the watch.
 
 #![warn(missing_docs)]
 

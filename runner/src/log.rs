@@ -1,6 +1,7 @@
 //! One line per event on stderr: `level message key=value …`.
 //!
-//! Invariant: no text of a message is ever given to it; callers log ids, counts, classes and reasons of their own.
+//! Invariant: no text of a message is ever given to it; callers log ids, counts, classes and reasons of their
+//! own.
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;

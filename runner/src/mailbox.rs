@@ -1,6 +1,7 @@
 //! Everything that can wake the runner's one loop, in one place.
 //!
-//! Invariant: bounded. Looks and stops are flags; at most [`MAX_EVENTS`] provider events wait, then the provider does.
+//! Invariant: bounded. Looks and stops are flags; at most [`MAX_EVENTS`] provider events wait, then the
+//! provider does.
 //! Invariant: events of a turn that is over are refused at the door, so no stale news reaches the loop.
 
 use std::collections::VecDeque;
@@ -9,8 +10,8 @@ use std::time::Instant;
 
 use crate::provider::ProviderEvent;
 
-/// Most provider events that wait for the loop. The loop takes microseconds for most and a commit for a few; a
-/// provider that is faster than that must wait rather than fill the memory.
+/// Most provider events that wait for the loop. The loop takes microseconds for most and a commit for a few;
+/// a provider that is faster than that must wait rather than fill the memory.
 const MAX_EVENTS: usize = 64;
 
 /// What woke the loop.

@@ -1,7 +1,7 @@
 //! Writes the prompt of a turn: a header, then the messages as elements, in groups by kind.
 //!
-//! Form and attribute order are NanoClaw's, so that an agent taught by its instructions reads them. One difference:
-//! the bodies of tasks and webhooks are escaped too, so that a payload cannot pose as a message.
+//! Form and attribute order are NanoClaw's, so that an agent taught by its instructions reads them. One
+//! difference: the bodies of tasks and webhooks are escaped too, so that a payload cannot pose as a message.
 //!
 //! Invariant: every text from outside passes through [`escape`].
 
@@ -50,7 +50,8 @@ impl Formatter {
         Self { zone, zone_name }
     }
 
-    /// Writes the prompt of these messages. `omitted` context messages were left out because there were too many.
+    /// Writes the prompt of these messages. `omitted` context messages were left out because there were too
+    /// many.
     pub fn prompt(&self, messages: &[Message], omitted: usize, destinations: &[Destination]) -> Prompt {
         let mut text = format!("<context timezone=\"{}\" />\n", escape(&self.zone_name));
         if omitted > 0 {

@@ -27,8 +27,8 @@ use crate::turn::{Desk, Fault, Outcome, Turn, Verdict, continuation_key};
 use crate::wake::policy::{Fingerprint, PollPolicy};
 use crate::wake::watch::fingerprint;
 
-/// A turn that is about to be done may still finish after a stop was asked for. Short: NanoClaw's host kills after one
-/// second, and the messages are given back whole.
+/// A turn that is about to be done may still finish after a stop was asked for. Short: NanoClaw's host kills
+/// after one second, and the messages are given back whole.
 const STOP_GRACE: Duration = Duration::from_millis(250);
 /// Between two tries of something that a lock or an absent host prevents.
 const RETRY: Duration = Duration::from_millis(250);
@@ -36,8 +36,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// So many pending rows are read at first: more than a turn can take.
 const WINDOW: usize = 256;
-/// And so many at most, when the first ones hold nothing that can start a turn. Bounds memory; such a backlog is none
-/// that a host should make.
+/// And so many at most, when the first ones hold nothing that can start a turn. Bounds memory; such a backlog
+/// is none that a host should make.
 const WINDOW_MAX: usize = 65_536;
 
 /// What the loop works with.
@@ -137,8 +137,8 @@ impl Runner {
         fingerprint(&self.parts.folder.inbound_db()).ok()
     }
 
-    /// The soonest of everything that waits for a time. The poll is always among them, so that a wall clock which was
-    /// set makes a due time late by seconds at most.
+    /// The soonest of everything that waits for a time. The poll is always among them, so that a wall clock
+    /// which was set makes a due time late by seconds at most.
     fn wake_at(&self) -> Instant {
         let due = self.due_at.filter(|_| self.turn.is_none()).map(|due| {
             let micros = due.0.saturating_sub(wall_now().0).max(0);
@@ -248,8 +248,8 @@ impl Runner {
         if choice.rows.is_empty() { Ok(()) } else { self.begin(choice, now) }
     }
 
-    /// The rows without any ack, due or not, oldest first; enough of them that one which can start a turn is among them
-    /// if there is one.
+    /// The rows without any ack, due or not, oldest first; enough of them that one which can start a turn is
+    /// among them if there is one.
     fn pending(&mut self, now: Wall) -> Result<Vec<InboundRow>, Fault> {
         let mut limit = WINDOW;
         loop {
@@ -261,13 +261,14 @@ impl Runner {
                     true
                 })
             };
-            // At the end of time every row with a readable time is due; that is how the next due time is found.
+            // At the end of time every row with a readable time is due; that is how the next due time is
+            // found.
             let rows = self.parts.inbound.pending(Wall(i64::MAX), true, limit, &mut is_hidden)?;
             if let Some(error) = failed {
                 return Err(error.into());
             }
             let can_start = |row: &InboundRow| {
-                row.trigger && row.kind != "system" && row.is_due(now) && self.held.until(&row.id) <= now
+                row.trigger && row.kind != "system" && row.is_due(now) && self.held.until(&row.id, now) <= now
             };
             if rows.len() < limit || limit >= WINDOW_MAX || rows.iter().any(can_start) {
                 return Ok(self.without_late_wakes(rows));

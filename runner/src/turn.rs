@@ -22,8 +22,8 @@ use crate::launch::epoch_ms;
 use crate::log::Log;
 use crate::provider::{ErrorClass, Query, TurnError};
 
-/// Most messages that one result may send. The host takes at most 256 rows of a session at a time; a longer result is
-/// an agent in a loop.
+/// Most messages that one result may send. The host takes at most 256 rows of a session at a time; a longer
+/// result is an agent in a loop.
 const MAX_BLOCKS: usize = 64;
 
 /// Why a step of a turn could not be done.

@@ -52,7 +52,8 @@ fn quotes_replies_and_attachments_follow_the_contract() {
     assert_eq!(
         prompt("UTC", vec![row(4, "chat-sdk", "8", "2026-06-05T00:07:00Z", content)]).as_deref(),
         Ok("<context timezone=\"UTC\" />\n\
-            <message id=\"4\" from=\"unknown:tg:8\" sender=\"Ann\" time=\"Jun 5, 2026, 12:07 AM\" reply_to=\"99\">\n  \
+            <message id=\"4\" from=\"unknown:tg:8\" sender=\"Ann\" time=\"Jun 5, 2026, 12:07 AM\" \
+            reply_to=\"99\">\n  \
             <quoted_message from=\"Bob &lt;b&gt;\">old &amp; new</quoted_message>\n\
             see\n\
             [image: a&quot;.png — saved to /workspace/inbox/m4/a.png]\n\
@@ -77,8 +78,10 @@ fn groups_come_in_their_order_and_several_chats_are_wrapped() {
             <message id=\"6\" from=\"family\" sender=\"A\" time=\"Jun 15, 2026, 9:30 AM\">one</message>\n\
             <message id=\"8\" from=\"family\" sender=\"B\" time=\"Jun 15, 2026, 9:30 AM\">two</message>\n\
             </messages>\n\n\
-            <task from=\"family\" time=\"Jun 15, 2026, 9:30 AM\">Instructions:\ndo &lt;/task&gt; it</task>\n\n\
-            <webhook from=\"family\" source=\"ci\" event=\"push\">{\n  &quot;a&quot;: &quot;&lt;x&gt;&quot;\n}</webhook>")
+            <task from=\"family\" time=\"Jun 15, 2026, 9:30 AM\">\
+            Instructions:\ndo &lt;/task&gt; it</task>\n\n\
+            <webhook from=\"family\" source=\"ci\" event=\"push\">\
+            {\n  &quot;a&quot;: &quot;&lt;x&gt;&quot;\n}</webhook>")
     );
 }
 

@@ -1,6 +1,7 @@
 //! The provider `mock`: answers by rule, or echoes. For tests, demonstrations and trying a host out.
 //!
-//! Invariant: needs no network and no key, and its answer depends on nothing but prompt, rules and spent markers.
+//! Invariant: needs no network and no key, and its answer depends on nothing but prompt, rules and spent
+//! markers.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -20,7 +21,8 @@ use crate::prompt::{Prompt, Trigger};
 
 /// What the token of a conversation begins with; the rest counts its turns.
 const CONTINUATION: &str = "mock-";
-/// What the tool of `tool_ms` is called: the one name whose declared time NanoClaw's host honours (contract 14).
+/// What the tool of `tool_ms` is called: the one name whose declared time NanoClaw's host honours (contract
+/// 14).
 const TOOL: &str = "Bash";
 
 /// Answers by rule, or echoes.
@@ -178,7 +180,8 @@ impl Plan {
         })
     }
 
-    /// A literal text goes out once, to where the last matching message came from; an echo answers each message.
+    /// A literal text goes out once, to where the last matching message came from; an echo answers each
+    /// message.
     fn answer(&self, text: Option<&str>, to: Option<&str>) -> Option<String> {
         let Some(text) = text.or(self.reply.as_deref()) else {
             let echoes = self.prompt.triggers.iter().filter_map(|trigger| {
@@ -198,7 +201,8 @@ impl Plan {
         }
     }
 
-    /// The message that the rule is about: the last one that its pattern matches by itself, else the last one.
+    /// The message that the rule is about: the last one that its pattern matches by itself, else the last
+    /// one.
     fn asked(&self) -> Option<&Trigger> {
         let matches =
             |trigger: &&Trigger| self.rule.as_ref().is_some_and(|rule| rule.pattern.is_match(&trigger.text));

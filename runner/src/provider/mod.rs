@@ -93,7 +93,8 @@ pub trait Provider: Send {
 
 /// A turn that was begun.
 pub trait Query: Send {
-    /// Hands a follow-up into the running turn. Returns whether it was taken; what is not stays for the next turn.
+    /// Hands a follow-up into the running turn. Returns whether it was taken; what is not stays for the next
+    /// turn.
     fn push(&mut self, prompt: &Prompt) -> bool;
     /// Lets the provider go after its result. Waits until nothing of it runs any more.
     fn end(&mut self);

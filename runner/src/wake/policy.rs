@@ -1,8 +1,9 @@
 //! How often to `stat` inbound.db beside the watch. Pure.
 //!
-//! File events do not cross every mount: on network and virtual machine shares they are late, partial or never come,
-//! and no call tells in advance. So trust is earned: a short poll runs until an event has announced a change that
-//! the poll had not seen, and comes back as soon as a poll finds a change that no event announced.
+//! File events do not cross every mount: on network and virtual machine shares they are late, partial or
+//! never come, and no call tells in advance. So trust is earned: a short poll runs until an event has
+//! announced a change that the poll had not seen, and comes back as soon as a poll finds a change that no
+//! event announced.
 //!
 //! Invariant: there is always a next poll; the events alone are never relied on for ever.
 
@@ -29,7 +30,8 @@ pub struct Fingerprint {
 pub struct PollPolicy {
     seen: Option<Fingerprint>,
     trusted: bool,
-    /// A change was seen at the last poll. Times of files are coarse: a second one may hide behind the same stamp.
+    /// A change was seen at the last poll. Times of files are coarse: a second one may hide behind the same
+    /// stamp.
     unsettled: bool,
 }
 

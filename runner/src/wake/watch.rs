@@ -1,8 +1,8 @@
 //! The watch on inbound.db. The only file that names notify.
 //!
 //! Invariant: the callback filters and sets a flag; it never blocks and never unwinds into the watcher.
-//! Invariant: our own reads wake nobody: opening and closing are dropped, and so is every other file of the folder
-//! (a flat one holds outbound.db too).
+//! Invariant: our own reads wake nobody: opening and closing are dropped, and so is every other file of the
+//! folder (a flat one holds outbound.db too).
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,13 +1,13 @@
-"""A host in one page: makes a flat session folder, starts the runner, sends two messages, prints the answers."""
+"""A host in one page: makes a flat session folder, starts the runner, sends two messages, prints answers."""
 import json, os, sqlite3, subprocess, sys, time
 
 runner, folder = sys.argv[1], sys.argv[2]
 
 INBOUND = """
-CREATE TABLE messages_in (id TEXT PRIMARY KEY, seq INTEGER UNIQUE, kind TEXT NOT NULL, timestamp TEXT NOT NULL,
-  status TEXT DEFAULT 'pending', process_after TEXT, recurrence TEXT, series_id TEXT, tries INTEGER DEFAULT 0,
-  trigger INTEGER NOT NULL DEFAULT 1, platform_id TEXT, channel_type TEXT, thread_id TEXT, content TEXT NOT NULL,
-  source_session_id TEXT, on_wake INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE messages_in (id TEXT PRIMARY KEY, seq INTEGER UNIQUE, kind TEXT NOT NULL,
+  timestamp TEXT NOT NULL, status TEXT DEFAULT 'pending', process_after TEXT, recurrence TEXT, series_id TEXT,
+  tries INTEGER DEFAULT 0, trigger INTEGER NOT NULL DEFAULT 1, platform_id TEXT, channel_type TEXT,
+  thread_id TEXT, content TEXT NOT NULL, source_session_id TEXT, on_wake INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE delivered (message_out_id TEXT PRIMARY KEY, platform_message_id TEXT,
   status TEXT NOT NULL DEFAULT 'delivered', delivered_at TEXT NOT NULL);
 CREATE TABLE destinations (name TEXT PRIMARY KEY, display_name TEXT, type TEXT NOT NULL, channel_type TEXT,
@@ -34,7 +34,8 @@ def answer(after):
         if os.path.exists(path):
             db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
             try:
-                row = db.execute("SELECT rowid, seq, content FROM messages_out WHERE rowid > ?", (after,)).fetchone()
+                row = db.execute("SELECT rowid, seq, content FROM messages_out WHERE rowid > ?",
+                                 (after,)).fetchone()
                 if row:
                     print(row[1], row[2])
                     return row[0]

@@ -69,7 +69,8 @@ impl Session {
         let db = self.inbound()?;
         schema::prepare_inbound(&db)?;
         db.execute(
-            "INSERT INTO destinations (name, type, channel_type, platform_id) VALUES ('family','channel','tg','7')",
+            "INSERT INTO destinations (name, type, channel_type, platform_id) \
+             VALUES ('family', 'channel', 'tg', '7')",
             [],
         )?;
         Ok(())
@@ -89,16 +90,28 @@ impl Session {
         let tx = db.transaction()?;
         for row in rows {
             let sql = "INSERT INTO messages_in (id, seq, kind, timestamp, process_after, series_id, trigger, \
-                       platform_id, channel_type, thread_id, content) VALUES (?1, (SELECT coalesce(max(seq), 0) + 2 \
-                       FROM messages_in), 'chat', '2026-05-18T09:30:00.000Z', ?2, ?1, ?3, ?4, 'tg', 'th-' || ?1, ?5)";
+                       platform_id, channel_type, thread_id, content) VALUES (?1, \
+                       (SELECT coalesce(max(seq), 0) + 2 FROM messages_in), 'chat', \
+                       '2026-05-18T09:30:00.000Z', ?2, ?1, ?3, ?4, 'tg', 'th-' || ?1, ?5)";
             tx.execute(sql, params![row.id, row.due, row.trigger, row.chat, row.content])?;
         }
         Ok(tx.commit()?)
     }
 
     pub fn start(&self, attempt: &str) -> Result<Runner, Box<dyn Error>> {
+        self.spawn(Command::new(env!("CARGO_BIN_EXE_lamplighter-runner")), attempt)
+    }
+
+    /// Starts the runner as the child of a shell, and returns the shell.
+    pub fn start_below_a_shell(&self, attempt: &str) -> Result<Runner, Box<dyn Error>> {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "\"$0\" & wait", env!("CARGO_BIN_EXE_lamplighter-runner")]);
+        self.spawn(shell, attempt)
+    }
+
+    fn spawn(&self, mut command: Command, attempt: &str) -> Result<Runner, Box<dyn Error>> {
         let log = fs::File::create(self.path(&format!("log-{attempt}")))?;
-        let child = Command::new(env!("CARGO_BIN_EXE_lamplighter-runner"))
+        let child = command
             .env_clear()
             .env("LAMPLIGHTER_WORKSPACE", self.path("out"))
             .env("LAMPLIGHTER_IN", self.path("in"))
@@ -122,7 +135,7 @@ impl Session {
             return None;
         }
         let db = self.outbound().ok()?;
-        db.query_row(sql, [], |row| row.get::<_, Option<String>>(0)).optional().ok()??.into()
+        db.query_row(sql, [], |row| row.get::<_, Option<String>>(0)).optional().ok()?.flatten()
     }
 
     pub fn ack(&self, id: &str) -> Option<String> {
@@ -166,6 +179,10 @@ impl Runner {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.ok_or("no process id")?;
         Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+    }
+
+    pub fn kill(&mut self) -> Outcome {
+        Ok(self.child.kill()?)
     }
 
     pub fn is_alive(&mut self) -> bool {

@@ -144,7 +144,8 @@ fn a_silent_provider_moves_no_heartbeat() -> Outcome {
     session.put(&[said("a", r#"{"text":"hang"}"#)])?;
     session.until_acked("a", "processing")?;
     let beat = session.path("out/.heartbeat");
-    until("the claim is followed by a touch", || beat.exists().then_some(()))?;
+    // The touch after the claim comes before this line.
+    until("the turn has started", || session.log("1.1").contains("turn started").then_some(()))?;
     let old = SystemTime::now() - Duration::from_secs(3600);
     std::fs::File::options().append(true).open(&beat)?.set_modified(old)?;
     // A change in the host's file wakes the loop, which must not count as a sign of life.
@@ -246,8 +247,8 @@ fn a_host_that_was_killed_in_mid_commit_is_waited_for() -> Outcome {
     writer.execute_batch(
         "PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN IMMEDIATE;
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
-         INSERT INTO messages_in (id, kind, timestamp, content) SELECT 'x' || i, 'chat', 't', hex(zeroblob(500))
-         FROM n;",
+         INSERT INTO messages_in (id, kind, timestamp, content)
+         SELECT 'x' || i, 'chat', 't', hex(zeroblob(500)) FROM n;",
     )?;
     let (torn, hot) = (std::fs::read(&db)?, std::fs::read(&journal)?);
     writer.execute_batch("ROLLBACK")?;
@@ -286,5 +287,60 @@ fn many_context_rows_hide_no_trigger() -> Outcome {
     session.until_acked("a", "completed")?;
     assert_eq!(session.ack("c0").as_deref(), Some("completed"));
     assert_eq!(session.ack("c599").as_deref(), Some("completed"));
+    Ok(())
+}
+
+#[test]
+fn an_on_wake_row_is_for_the_first_poll_and_system_rows_are_for_nobody() -> Outcome {
+    let session = Session::new("[]")?;
+    let wake =
+        |id: &str| session.inbound()?.execute("UPDATE messages_in SET on_wake = 1 WHERE id = ?1", [id]);
+    session.put(&[said("first", r#"{"text":"x"}"#), said("answer", r#"{"text":"x"}"#)])?;
+    wake("first")?;
+    session.inbound()?.execute("UPDATE messages_in SET kind = 'system' WHERE id = 'answer'", [])?;
+    let mut runner = session.start("1.1")?;
+    session.until_acked("first", "completed")?;
+    let late = "INSERT INTO messages_in (id, seq, kind, timestamp, content, on_wake, platform_id, \
+                channel_type) VALUES ('late', 100, 'chat', '2026-05-18 09:30:00', '{}', 1, '7', 'tg')";
+    session.inbound()?.execute(late, [])?;
+    session.put(&[said("after", r#"{"text":"y"}"#)])?;
+    session.until_acked("after", "completed")?;
+    assert_eq!((session.ack("late"), session.ack("answer")), (None, None));
+    runner.terminate()?;
+    runner.ended()?;
+    let _next = session.start("1.2")?;
+    session.until_acked("late", "completed")?;
+    assert_eq!(session.ack("answer"), None);
+    Ok(())
+}
+
+#[test]
+fn ten_triggers_at_most_make_a_prompt_and_the_oldest_go_first() -> Outcome {
+    let session = Session::new("[]")?;
+    let ids: Vec<String> = (10..35).map(|n| format!("m{n}")).collect();
+    let texts: Vec<String> = ids.iter().map(|id| format!(r#"{{"text":"{id}"}}"#)).collect();
+    let rows: Vec<Row<'_>> = ids.iter().zip(&texts).map(|(id, text)| said(id, text)).collect();
+    session.put(&rows)?;
+    let _runner = session.start("1.1")?;
+    session.until_acked("m34", "completed")?;
+    let sent: Vec<String> = session.answers().into_iter().map(|answer| answer.3).collect();
+    let expected: Vec<String> = ids.iter().map(|id| format!(r#"{{"text":"echo: {id}"}}"#)).collect();
+    assert_eq!(sent, expected);
+    assert_eq!(session.state("continuation:mock").as_deref(), Some("mock-3"));
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_runner_whose_host_is_killed_gives_its_messages_back_and_ends() -> Outcome {
+    let session = Session::new(r#"[{"pattern":"hang","silence":true}]"#)?;
+    session.put(&[said("a", r#"{"text":"hang"}"#)])?;
+    // The shell is the host: it stays the runner's parent until it is killed.
+    let mut host = session.start_below_a_shell("1.1")?;
+    session.until_acked("a", "processing")?;
+    host.kill()?;
+    until("the runner ends", || session.log("1.1").contains("ended as asked").then_some(()))?;
+    assert_eq!(session.ack("a"), None);
+    assert!(session.fact("release.a").is_some());
     Ok(())
 }
