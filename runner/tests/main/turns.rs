@@ -256,8 +256,9 @@ fn a_host_that_was_killed_in_mid_commit_is_waited_for() -> Outcome {
     std::fs::write(&journal, hot)?;
     std::fs::write(&db, torn)?;
     let mut runner = session.start("1.1")?;
-    until("it waits", || session.log("1.1").contains("waiting").then_some(()))?;
+    until("it waits", || session.log("1.1").contains("the host is away").then_some(()))?;
     assert!(runner.is_alive());
+    assert!(session.path("in/inbound.db-journal").exists(), "the runner must not heal the host's file");
     // The host comes back and heals its file by opening it.
     session.inbound()?.query_row("SELECT count(*) FROM messages_in", [], |_| Ok(()))?;
     session.until_acked("a", "completed")?;
@@ -342,5 +343,40 @@ fn a_runner_whose_host_is_killed_gives_its_messages_back_and_ends() -> Outcome {
     until("the runner ends", || session.log("1.1").contains("ended as asked").then_some(()))?;
     assert_eq!(session.ack("a"), None);
     assert!(session.fact("release.a").is_some());
+    Ok(())
+}
+
+#[test]
+fn without_a_watch_the_poll_finds_messages() -> Outcome {
+    let session = Session::new("[]")?;
+    // No folder, no watch; the configuration is then the agent's.
+    std::fs::rename(session.path("in/container.json"), session.path("agent/container.json"))?;
+    std::fs::remove_dir_all(session.path("in"))?;
+    let _runner = session.start("1.1")?;
+    until("it polls", || session.log("1.1").contains("polling alone").then_some(()))?;
+    std::fs::create_dir(session.path("in"))?;
+    session.create_inbound()?;
+    for id in ["a", "b"] {
+        session.put(&[said(id, r#"{"text":"x"}"#)])?;
+        session.until_acked(id, "completed")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_released_message_is_tried_again_even_when_the_host_does_nothing() -> Outcome {
+    let session = Session::new(r#"[{"pattern":"busy","error":"transient","once":true}]"#)?;
+    let _runner = session.start("1.1")?;
+    session.put(&[said("a", r#"{"text":"busy"}"#)])?;
+    let not_before = until("a is released", || session.fact("release.a"))?["not_before"].clone();
+    session.until_acked("a", "completed")?;
+    let early: bool = session.inbound()?.query_row(
+        "SELECT strftime('%s', 'now') < strftime('%s', ?1)",
+        [not_before.as_str()],
+        |row| row.get(0),
+    )?;
+    assert!(!early, "not before {not_before}");
+    assert_eq!(session.fact("release.a"), None, "a new claim takes the fact away");
+    assert_eq!(session.answers().len(), 1);
     Ok(())
 }
