@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lamplighter::base::{RecordNo, Wall};
@@ -29,6 +29,9 @@ pub enum RunError {
     /// The command line or the environment.
     #[error(transparent)]
     Usage(#[from] UsageError),
+    /// Not there, so whatever else could be said would mislead.
+    #[error("the workspace {} is not a folder", .0.display())]
+    NoFolder(PathBuf),
     /// container.json.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -49,7 +52,7 @@ impl RunError {
     /// The process's exit code, as `--help` lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 64,
+            Self::Usage(_) | Self::NoFolder(_) => 64,
             Self::Outbound(OutboundError::Fenced { .. }) => 75,
             Self::Outbound(_) | Self::System { .. } => 74,
             Self::Provider(_) => 78,
@@ -60,6 +63,9 @@ impl RunError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Usage(_) => "see lamplighter-runner --help",
+            Self::NoFolder(_) => {
+                "correct LAMPLIGHTER_WORKSPACE or --workspace, or mount the session's folder"
+            }
             Self::Provider(_) => "correct container.json; the host writes it before each start",
             Self::Outbound(error) => error.hint(),
             Self::System { .. } => "see the limits of the container or the user",
@@ -72,6 +78,9 @@ impl RunError {
 /// # Errors
 /// See [`RunError`].
 pub fn run(options: Options, log: Log) -> Result<(), RunError> {
+    if !options.workspace.is_dir() {
+        return Err(RunError::NoFolder(options.workspace));
+    }
     let mailbox = Arc::new(Mailbox::default());
     stop_on_signals(Arc::clone(&mailbox))?;
     if options.attempt.is_some() && dies_with_parent() {

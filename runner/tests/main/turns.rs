@@ -1,5 +1,6 @@
 //! What becomes of messages, in one folder and one process.
 
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::session::{Outcome, Row, Session, said, until};
@@ -273,6 +274,19 @@ fn an_unknown_provider_ends_the_start_with_the_known_names() -> Outcome {
     assert_eq!(runner.ended()?.code(), Some(78));
     let log = session.log("1.1");
     assert!(log.contains("oracle") && log.contains("this runner knows: mock"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_workspace_that_is_not_there_is_named() -> Outcome {
+    let session = Session::new("[]")?;
+    let command = Command::new(env!("CARGO_BIN_EXE_lamplighter-runner"))
+        .arg("--workspace")
+        .arg(session.path("nowhere"))
+        .output()?;
+    let said = String::from_utf8_lossy(&command.stderr).into_owned();
+    assert_eq!(command.status.code(), Some(64));
+    assert!(said.contains("nowhere is not a folder"), "{said}");
     Ok(())
 }
 
