@@ -27,8 +27,6 @@ const FOLDER_FIRST: Duration = Duration::from_millis(20);
 const FOLDER_LONGEST: Duration = Duration::from_secs(5);
 /// After a limit was met, so long until watches are tried again.
 const LIMIT_RETRY: Duration = Duration::from_secs(60);
-/// So long the watcher has to report its probe: a hundred times what a loaded machine takes.
-const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A live session as this thread sees it.
 struct Live {
@@ -358,7 +356,7 @@ impl Keeper {
         // The watch of the probe itself is proved at once; later replacements wait for their turn, so that a probe
         // which can never be seen does not lead to one new watcher after the other.
         let first = self.shared.lock().counters.watcher_restarts == 0;
-        let every = self.shared.config.resync_every.max(PROBE_PATIENCE);
+        let every = self.shared.config.resync_every;
         self.probe = Probe::Next(if first { now } else { now + every });
     }
 
@@ -375,15 +373,18 @@ impl Keeper {
     }
 
     fn prove_watcher(&mut self, now: Instant) {
-        let every = self.shared.config.resync_every.max(PROBE_PATIENCE);
+        let every = self.shared.config.resync_every;
         match self.probe {
             Probe::Next(at) if at <= now => {
                 let Some(file) = self.probe_folder().map(|folder| folder.join(PROBE)) else { return };
                 self.shared.lock().probe_seen = false;
                 // Where the touch itself fails (a full disk) nothing is proved, and nothing is held against it.
                 let touched = std::fs::write(file, b"").is_ok();
-                self.probe =
-                    if touched { Probe::Asked(now + PROBE_PATIENCE) } else { Probe::Next(now + every) };
+                self.probe = if touched {
+                    Probe::Asked(now + self.shared.config.probe_patience)
+                } else {
+                    Probe::Next(now + every)
+                };
             }
             Probe::Asked(_) if self.shared.lock().probe_seen => self.probe = Probe::Next(now + every),
             Probe::Asked(at) if at <= now => self.replace_watcher(now),

@@ -63,6 +63,8 @@ pub struct Config {
     /// A folder of the reactor's own, below `run/`, in which it touches a file to prove that the watcher lives.
     /// Made when missing. `None` proves nothing.
     pub probe_folder: Option<PathBuf>,
+    /// So long the watcher has to report the probe.
+    pub probe_patience: Duration,
 }
 
 impl Default for Config {
@@ -73,6 +75,8 @@ impl Default for Config {
             limits: Limits::default(),
             mount: Mount::Local,
             probe_folder: None,
+            // A hundred times what a loaded machine takes.
+            probe_patience: Duration::from_secs(5),
         }
     }
 }
