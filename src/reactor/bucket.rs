@@ -1,7 +1,7 @@
 //! How many rows a session may bring now: a bucket that fills steadily up to a burst.
 //!
-//! Invariant: over any time t no more than `burst + rate · t` rows are spent, apart from what one read returned beyond
-//! its allowance.
+//! Invariant: over any time t no more than `burst + rate · t` rows are spent, apart from what one read
+//! returned beyond its allowance.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! The fold of hints: however many events a session has, it keeps one small set of marks.
 //!
-//! Invariant: the fold is commutative, associative and idempotent, so a doubled or reordered event changes nothing;
-//! only the reading of the marks takes them away.
+//! Invariant: the fold is commutative, associative and idempotent, so a doubled or reordered event changes
+//! nothing; only the reading of the marks takes them away.
 //! Invariant: one set per session, so a flood of events cannot grow the memory.
 
 use super::hint::Hint;
@@ -41,7 +41,7 @@ impl Marks {
         match hint {
             Hint::Committed | Hint::Replaced => Self { read: Urgency::Now, ..none },
             Hint::Finished => Self { read: Urgency::Soon, ..none },
-            Hint::Writing => Self { read: Urgency::Late, ..none },
+            Hint::Writing | Hint::Closed => Self { read: Urgency::Late, ..none },
             Hint::Heartbeat => Self { heartbeat: true, ..none },
             Hint::Folder => Self { read: Urgency::Now, folder: true, ..none },
         }
@@ -69,8 +69,15 @@ mod tests {
 
     use super::*;
 
-    const HINTS: [Hint; 6] =
-        [Hint::Committed, Hint::Finished, Hint::Writing, Hint::Replaced, Hint::Heartbeat, Hint::Folder];
+    const HINTS: [Hint; 7] = [
+        Hint::Committed,
+        Hint::Finished,
+        Hint::Writing,
+        Hint::Replaced,
+        Hint::Closed,
+        Hint::Heartbeat,
+        Hint::Folder,
+    ];
 
     fn fold(hints: &[Hint]) -> Marks {
         hints.iter().fold(Marks::default(), |held, hint| held.with(Marks::of(*hint)))
@@ -92,6 +99,7 @@ mod tests {
                 "Finished Soon false false",
                 "Writing Late false false",
                 "Replaced Now false false",
+                "Closed Late false false",
                 "Heartbeat None true false",
                 "Folder Now false true",
             ]

@@ -8,7 +8,8 @@ use crate::session::host_side::{Reading, Unreadable};
 /// Something that the owner should know. Handed to the sink on one of the reactor's threads.
 #[derive(Debug)]
 pub enum ReactorEvent {
-    /// A session was read because something hinted at a change. To be answered with `settled`.
+    /// A session was read because something hinted at a change. To be answered with `settled`. After an error that
+    /// lasts the session is read again at the next hint or look, not by itself: when, is the owner's back-off.
     Read {
         /// The session.
         session: SessionNo,
@@ -52,8 +53,8 @@ pub enum ReactorEvent {
 pub enum Warning {
     /// The watch limit is reached. Said once, until every session could be watched again.
     #[error(
-        "cannot watch session {session} and perhaps others: the limit of file watches is reached; their changes are \
-         noticed up to {}s late; raise it with sysctl fs.inotify.max_user_watches",
+        "cannot watch session {session} and perhaps others: the limit of file watches is reached; their changes \
+         are noticed up to {}s late; raise it with sysctl fs.inotify.max_user_watches",
         .late.as_secs()
     )]
     WatchLimit {
@@ -91,8 +92,8 @@ pub enum Warning {
     WatcherReplaced,
     /// The data folder lies on a mount where events and caches cannot be trusted.
     #[error(
-        "the data folder lies on {kind}: sessions are looked at every {}s besides being watched, and no connection \
-         is kept; a local file system is faster",
+        "the data folder lies on {kind}: sessions are looked at every {}s besides being watched, and no \
+         connection is kept; a local file system is faster",
         .late.as_secs()
     )]
     NotLocal {

@@ -1,8 +1,9 @@
 //! What a file event says about a session: a pure table from (file name, kind of change) to a hint.
 //!
-//! Invariant: nothing that the host's own reads cause is a hint (opening, closing after reading, attributes of the
-//! database), or a read would cause the next one (floor N1).
-//! Invariant: a hint only says "look"; the journal is removed on rollback too, so the cursor decides (floor S6).
+//! Invariant: nothing that the host's own reads cause is a hint (opening, closing after reading, attributes
+//! of the database), or a read would cause the next one (floor N1).
+//! Invariant: a hint only says "look"; the journal is removed on rollback too, so the cursor decides (floor
+//! S6).
 
 use crate::session::layout::{HEARTBEAT, JOURNAL_SUFFIX, OUTBOUND_DB};
 
@@ -41,16 +42,19 @@ impl Change {
 /// What an event means for its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hint {
-    /// The journal was removed: a writer in journal mode DELETE committed or rolled back. Its lock is about to go.
+    /// The journal was removed: a writer in journal mode DELETE committed or rolled back. Its lock is about
+    /// to go.
     Committed,
-    /// The journal was closed after writing: the end of a transaction in the modes TRUNCATE and PERSIST, and the
-    /// moment before [`Hint::Committed`] in mode DELETE.
+    /// The journal was closed after writing: the end of a transaction in the modes TRUNCATE and PERSIST, and
+    /// the moment before [`Hint::Committed`] in mode DELETE.
     Finished,
-    /// The journal was written: a transaction is on its way. Alone it means little, but some mounts report writes
-    /// and no removals (floor N14).
+    /// The journal was written: a transaction is on its way. Alone it means little, but some mounts report
+    /// writes and no removals (floor N14).
     Writing,
-    /// The database's name stands for another file now, for none, or its writer closed it.
+    /// The database's name stands for another file now, or for none.
     Replaced,
+    /// The database's writer closed it: all that is heard of a transaction that had no journal file.
+    Closed,
     /// The liveness file was touched.
     Heartbeat,
     /// The watched folder itself is gone or has another name.
@@ -74,7 +78,8 @@ fn known(name: &[u8]) -> Option<Name> {
     }
 }
 
-/// The hint in a change of the file `name` inside a watched folder; `None` for names and changes that say nothing.
+/// The hint in a change of the file `name` inside a watched folder; `None` for names and changes that say
+/// nothing.
 pub fn of_file(name: &[u8], change: Change) -> Option<Hint> {
     use Change::{ClosedAfterWrite, Created, MovedFrom, MovedTo, Removed, Touched, Written};
     match (known(name)?, change) {
@@ -84,7 +89,8 @@ pub fn of_file(name: &[u8], change: Change) -> Option<Hint> {
         (Name::Journal, Created | Touched | MovedTo) => None,
         // The database is written before the journal goes, with nothing committed yet: no hint.
         (Name::Database, Written | Touched) => None,
-        (Name::Database, Created | Removed | MovedFrom | MovedTo | ClosedAfterWrite) => Some(Hint::Replaced),
+        (Name::Database, Created | Removed | MovedFrom | MovedTo) => Some(Hint::Replaced),
+        (Name::Database, ClosedAfterWrite) => Some(Hint::Closed),
         (Name::Heartbeat, Removed | MovedFrom) => None,
         (Name::Heartbeat, Created | Written | ClosedAfterWrite | Touched | MovedTo) => Some(Hint::Heartbeat),
     }
@@ -114,7 +120,7 @@ mod tests {
             "outbound.db Created Replaced\n\
              outbound.db Removed Replaced\n\
              outbound.db Written -\n\
-             outbound.db ClosedAfterWrite Replaced\n\
+             outbound.db ClosedAfterWrite Closed\n\
              outbound.db Touched -\n\
              outbound.db MovedFrom Replaced\n\
              outbound.db MovedTo Replaced\n\

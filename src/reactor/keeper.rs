@@ -1,8 +1,8 @@
-//! The reactor's own thread: it keeps the watches in step with what the owner wants and with what happens to the
-//! folders, and does the slow resync.
+//! The reactor's own thread: it keeps the watches in step with what the owner wants and with what happens to
+//! the folders, and does the slow resync.
 //!
-//! Invariant: a session is armed (may be read) only after its watch is in place or known to be impossible, so nothing
-//! written after the first scan goes unnoticed (design 9: create, watch, scan, start).
+//! Invariant: a session is armed (may be read) only after its watch is in place or known to be impossible, so
+//! nothing written after the first scan goes unnoticed (design 9: create, watch, scan, start).
 //! Invariant: the watcher is spoken to from this thread only, and never under the lock.
 //! Invariant: a watch ends before its folder's is made again; one that died with its folder is made anew.
 
@@ -35,8 +35,6 @@ struct Live {
     /// The folder that is watched.
     id: Option<FolderId>,
     watched: bool,
-    /// Tries to find the folder again, when it is gone.
-    lost: Option<(u32, Instant)>,
 }
 
 struct Dormant {
@@ -62,6 +60,10 @@ pub(super) struct Keeper {
     resync: Resync,
     /// What the last resync found, to be counted unless an event still comes.
     suspects: Vec<(SessionNo, Found)>,
+    /// How many live sessions are watched.
+    watches: usize,
+    /// Live sessions whose folder is gone: how often it was looked for, and when to look again.
+    lost: BTreeMap<SessionNo, (u32, Instant)>,
     /// Live sessions whose watch met a limit.
     unwatched: BTreeSet<SessionNo>,
     limit_retry: Option<Instant>,
@@ -83,6 +85,8 @@ impl Keeper {
             dormant: BTreeMap::new(),
             resync,
             suspects: Vec::new(),
+            watches: 0,
+            lost: BTreeMap::new(),
             unwatched: BTreeSet::new(),
             limit_retry: None,
             warned_limit: false,
@@ -113,7 +117,7 @@ impl Keeper {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let lost = self.live.values().filter_map(|live| live.lost.map(|(_, at)| at)).min();
+        let lost = self.lost.values().map(|(_, at)| *at).min();
         let probe = match self.probe {
             Probe::Next(at) if self.probe_folder().is_some() => Some(at),
             Probe::Next(_) => None,
@@ -141,14 +145,9 @@ impl Keeper {
         self.retry_limit(now);
         self.prove_watcher(now);
         self.resync(now);
-        let (watches, uncovered) = (self.live.values().filter(|live| live.watched).count(), self.uncovered());
         let mut state = self.shared.lock();
-        state.watches = watches;
-        state.uncovered = uncovered;
-    }
-
-    fn uncovered(&self) -> usize {
-        self.live.values().filter(|live| !live.watched).count()
+        state.watches = self.watches;
+        state.uncovered = self.live.len() - self.watches;
     }
 
     fn grant(&mut self, no: SessionNo, wish: Wish, now: Instant) {
@@ -158,7 +157,7 @@ impl Keeper {
                 if !self.live.get(&no).is_some_and(|live| live.place == place) {
                     self.uncover(no);
                     let folder = place.folder.out_dir().to_owned();
-                    let live = Live { place, folder, id: None, watched: false, lost: None };
+                    let live = Live { place, folder, id: None, watched: false };
                     self.live.insert(no, live);
                     self.resync.add(no, now);
                 }
@@ -181,8 +180,10 @@ impl Keeper {
     fn uncover(&mut self, no: SessionNo) {
         let Some(live) = self.live.remove(&no) else { return };
         self.unwatched.remove(&no);
+        self.lost.remove(&no);
         self.resync.cover(no, true);
         if live.watched {
+            self.watches -= 1;
             if let Some(watcher) = self.watcher.as_mut() {
                 watcher.unwatch(&live.folder);
             }
@@ -221,7 +222,8 @@ impl Keeper {
             Ok(id) => {
                 live.id = Some(id);
                 live.watched = true;
-                live.lost = None;
+                self.watches += 1;
+                self.lost.remove(&no);
                 self.unwatched.remove(&no);
                 if self.unwatched.is_empty() {
                     self.warned_limit = false;
@@ -229,9 +231,9 @@ impl Keeper {
                 }
             }
             Err(WatchError::Missing) => {
-                let tries = live.lost.map_or(0, |(tries, _)| tries.saturating_add(1));
+                let tries = self.lost.get(&no).map_or(0, |(tries, _)| tries.saturating_add(1));
                 let wait = FOLDER_FIRST.saturating_mul(1 << tries.min(16)).min(FOLDER_LONGEST);
-                live.lost = Some((tries, now + wait));
+                self.lost.insert(no, (tries, now + wait));
                 live.id = None;
                 if tries == 0 {
                     self.shared.tell(ReactorEvent::FolderGone { session: no });
@@ -243,15 +245,16 @@ impl Keeper {
 
     fn not_watched(&mut self, no: SessionNo, error: &WatchError, now: Instant) {
         if let Some(live) = self.live.get_mut(&no) {
-            live.lost = None;
             // So that the resync can tell whether the folder is still the same one.
             live.id = FolderId::of(&live.folder);
         }
+        self.lost.remove(&no);
         let new = self.unwatched.insert(no);
         self.limit_retry.get_or_insert(now + LIMIT_RETRY);
         match error {
             WatchError::NoWatchesLeft => {
-                if !std::mem::replace(&mut self.warned_limit, true) {
+                let warned = std::mem::replace(&mut self.warned_limit, true);
+                if !warned {
                     self.warn(Warning::WatchLimit { session: no, late: SHORTEST_WAIT });
                 }
             }
@@ -274,6 +277,7 @@ impl Keeper {
         let Some(live) = self.live.get_mut(&no) else { return };
         if live.watched {
             live.watched = false;
+            self.watches -= 1;
             if let Some(watcher) = self.watcher.as_mut() {
                 watcher.unwatch(&live.folder);
             }
@@ -284,9 +288,8 @@ impl Keeper {
     }
 
     fn find_lost_folders(&mut self, now: Instant) {
-        let due = |live: &Live| live.lost.is_some_and(|(_, at)| at <= now);
-        let back: Vec<SessionNo> =
-            self.live.iter().filter(|(_, live)| due(live)).map(|(no, _)| *no).collect();
+        let due = self.lost.iter().filter(|(_, (_, at))| *at <= now);
+        let back: Vec<SessionNo> = due.map(|(no, _)| *no).collect();
         for no in back {
             self.search(no, now);
         }
@@ -330,7 +333,7 @@ impl Keeper {
         let moved: Vec<SessionNo> = self
             .live
             .iter()
-            .filter(|(_, live)| live.lost.is_none() && FolderId::of(&live.folder) != live.id)
+            .filter(|(no, live)| !self.lost.contains_key(no) && FolderId::of(&live.folder) != live.id)
             .map(|(no, _)| *no)
             .collect();
         for no in moved {
@@ -353,8 +356,8 @@ impl Keeper {
                 }
             }
         }
-        // The watch of the probe itself is proved at once; later replacements wait for their turn, so that a probe
-        // which can never be seen does not lead to one new watcher after the other.
+        // The watch of the probe itself is proved at once; later replacements wait for their turn, so that a
+        // probe which can never be seen does not lead to one new watcher after the other.
         let first = self.shared.lock().counters.watcher_restarts == 0;
         let every = self.shared.config.resync_every;
         self.probe = Probe::Next(if first { now } else { now + every });
@@ -367,7 +370,8 @@ impl Keeper {
 
     fn watch_probe(&mut self) {
         if let (Some(watcher), Some(folder)) = (self.watcher.as_mut(), &self.shared.config.probe_folder) {
-            // Without this watch the probe stays unseen, and the watcher is replaced: that is the right outcome.
+            // Without this watch the probe stays unseen, and the watcher is replaced: that is the right
+            // outcome.
             let _ = watcher.watch(folder);
         }
     }
@@ -378,7 +382,8 @@ impl Keeper {
             Probe::Next(at) if at <= now => {
                 let Some(file) = self.probe_folder().map(|folder| folder.join(PROBE)) else { return };
                 self.shared.lock().probe_seen = false;
-                // Where the touch itself fails (a full disk) nothing is proved, and nothing is held against it.
+                // Where the touch itself fails (a full disk) nothing is proved, and nothing is held against
+                // it.
                 let touched = std::fs::write(file, b"").is_ok();
                 self.probe = if touched {
                     Probe::Asked(now + self.shared.config.probe_patience)
@@ -397,11 +402,12 @@ impl Keeper {
         self.shared.lock().counters.watcher_restarts += 1;
         self.warn(Warning::WatcherReplaced);
         self.make_watcher(now);
+        self.watches = 0;
+        for live in self.live.values_mut() {
+            live.watched = false;
+        }
         let all: Vec<SessionNo> = self.live.keys().copied().collect();
         for no in all {
-            if let Some(live) = self.live.get_mut(&no) {
-                live.watched = false;
-            }
             self.cover(no, now);
         }
     }
@@ -427,7 +433,7 @@ impl Keeper {
     }
 
     fn visit_live(&mut self, no: SessionNo, now: Instant) {
-        let Some(live) = self.live.get(&no).filter(|live| live.lost.is_none()) else { return };
+        let Some(live) = self.live.get(&no).filter(|_| !self.lost.contains_key(&no)) else { return };
         if FolderId::of(&live.folder) != live.id {
             self.shared.lock().counters.unannounced += 1;
             self.cover_again(no, now);

@@ -1,13 +1,15 @@
 //! Connections kept open between reads, least recently used first to go.
 //!
 //! Invariant: at most [`MOST`] are kept, and after a quiet minute at most [`USUAL`].
-//! Invariant: nothing is closed in here; what must go is handed back, so that the caller closes it without a lock.
+//! Invariant: nothing is closed in here; what must go is handed back, so that the caller closes it without a
+//! lock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Kept in quiet times: each costs 112 kB, and a read on a kept connection a tenth of one that opens (floor 1b-ii).
+/// Kept in quiet times: each costs 112 kB, and a read on a kept connection a tenth of one that opens (floor
+/// 1b-ii).
 pub const USUAL: usize = 64;
 /// Kept while more sessions than that are read in turn; 28 MB.
 pub const MOST: usize = 256;

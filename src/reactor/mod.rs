@@ -1,16 +1,17 @@
-//! The reactor: notices what the runners write and reads it. File events of each live session's `out/` become hints,
-//! hints become reads on a small pool, and readings go to the owner, who settles each one with a new plan.
+//! The reactor: notices what the runners write and reads it. File events of each live session's `out/` become
+//! hints, hints become reads on a small pool, and readings go to the owner, who settles each one with a new
+//! plan.
 //!
 //! ```text
 //!  notify's thread       pool threads                      the reactor's thread
 //!  watch ─▶ hint ──mark──▶ schedule ─▶ read ─▶ sink          watches, lost folders, resync, probe
 //! ```
 //!
-//! Invariant: a hint only says "look". A lost, doubled or late event never changes the outcome; the resync finds, one
-//! period later at most, what no event announced, and counts it (design 2, rule 3).
+//! Invariant: a hint only says "look". A lost, doubled or late event never changes the outcome; the resync
+//! finds, one period later at most, what no event announced, and counts it (design 2, rule 3).
 //! Invariant: nothing here waits for the owner, and no call of the owner waits for a file or a watcher.
-//! Invariant: one session's trouble stays its own: sessions are read in turn, each at most once until settled, and
-//! within its allowance of rows.
+//! Invariant: one session's trouble stays its own: sessions are read in turn, each at most once until
+//! settled, and within its allowance of rows.
 //! Invariant: [`watch`] is the only file that names the watcher's crate.
 
 use std::fmt;
@@ -29,6 +30,7 @@ mod event;
 pub mod hint;
 mod keeper;
 mod kept;
+mod per_session;
 mod pool;
 pub mod resync;
 mod schedule;
@@ -60,8 +62,8 @@ pub struct Config {
     pub limits: Limits,
     /// What the data folder lies on, from [`Mount::of`].
     pub mount: Mount,
-    /// A folder of the reactor's own, below `run/`, in which it touches a file to prove that the watcher lives.
-    /// Made when missing. `None` proves nothing.
+    /// A folder of the reactor's own, below `run/`, in which it touches a file to prove that the watcher
+    /// lives. Made when missing. `None` proves nothing.
     pub probe_folder: Option<PathBuf>,
     /// So long the watcher has to report the probe.
     pub probe_patience: Duration,
@@ -143,8 +145,8 @@ pub struct Reactor {
 }
 
 impl Reactor {
-    /// Starts the reactor with the real watcher. Nothing is watched yet. A watcher that cannot be made is a warning,
-    /// not an error: sessions are then looked at every second.
+    /// Starts the reactor with the real watcher. Nothing is watched yet. A watcher that cannot be made is a
+    /// warning, not an error: sessions are then looked at every second.
     ///
     /// # Errors
     /// [`StartError`].
@@ -187,9 +189,9 @@ impl Reactor {
         Ok(())
     }
 
-    /// Watches a session, then scans it: a `Read` follows. A look that is asked for after this call is answered from
-    /// after the watch, so a container may be started as soon as that look succeeded. For a session that is live at
-    /// the same place already this only renews the plan and scans.
+    /// Watches a session, then scans it: a `Read` follows. A look that is asked for after this call is
+    /// answered from after the watch, so a container may be started as soon as that look succeeded. For a
+    /// session that is live at the same place already this only renews the plan and scans.
     ///
     /// Hands back the looks of a former life at another place that will not be answered.
     pub fn live(
@@ -209,8 +211,9 @@ impl Reactor {
         dropped
     }
 
-    /// Ends the watch; the session is only compared by `stat` once a period, beginning with `seen`, or with its next
-    /// visit when that is `None`. A read under way is dropped. Hands back the looks that will not be answered.
+    /// Ends the watch; the session is only compared by `stat` once a period, beginning with `seen`, or with
+    /// its next visit when that is `None`. A read under way is dropped. Hands back the looks that will not be
+    /// answered.
     pub fn dormant(
         &self,
         session: SessionNo,
@@ -221,8 +224,8 @@ impl Reactor {
         self.end(session, Wish::Dormant(place(name, folder), seen))
     }
 
-    /// The session is no more. To be called before its folder is removed, which is costly while it is watched.
-    /// Hands back the looks that will not be answered.
+    /// The session is no more. To be called before its folder is removed, which is costly while it is
+    /// watched. Hands back the looks that will not be answered.
     pub fn forget(&self, session: SessionNo) -> Vec<EffectId> {
         self.end(session, Wish::Gone)
     }
@@ -242,14 +245,16 @@ impl Reactor {
         self.shared.work.notify_one();
     }
 
-    /// The owner has taken in the last `Read` or `Looked` of the session; the next one follows this plan. Also to be
-    /// called when only the plan changed, for example when a message was written whose ack is wanted from now on.
+    /// The owner has taken in the last `Read` or `Looked` of the session; the next one follows this plan.
+    /// Also to be called when only the plan changed, for example when a message was written whose ack is
+    /// wanted from now on.
     pub fn settled(&self, session: SessionNo, plan: ReadPlan) {
         self.shared.lock().schedule.settled(session, plan, Instant::now());
         self.shared.work.notify_one();
     }
 
-    /// Stats the liveness file and reads, after an unsettled reading was settled: a `Looked` with this ticket follows.
+    /// Stats the liveness file and reads, after an unsettled reading was settled: a `Looked` with this ticket
+    /// follows.
     ///
     /// # Errors
     /// [`Refused`]; no `Looked` follows then.
@@ -266,8 +271,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// Takes the liveness file as it is for the one that later ones are compared with. For the start of an attempt:
-    /// what an older one touched is no sign of life of the new one.
+    /// Takes the liveness file as it is for the one that later ones are compared with. For the start of an
+    /// attempt: what an older one touched is no sign of life of the new one.
     pub fn baseline_heartbeat(&self, session: SessionNo) {
         self.shared.lock().schedule.baseline(session, Instant::now());
         self.shared.work.notify_one();

@@ -64,7 +64,8 @@ fn wait<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, now: Instant) -> M
 
 fn perform_read(shared: &Shared, job: &ReadJob, reader: Option<Box<dyn OpenReader>>) {
     let place = &job.place;
-    // Before the read: what is written after this moment differs from it and is found by the resync at the latest.
+    // Before the read: what is written after this moment differs from it and is found by the resync at the
+    // latest.
     let seen = Signature::of_rows(&place.folder);
     let heartbeat = job.look.and_then(|_| FileMark::of(&place.folder.heartbeat()));
     let mut reader = reader.unwrap_or_else(|| shared.source.open(&place.name, &place.folder));

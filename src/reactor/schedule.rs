@@ -1,7 +1,8 @@
 //! Which session is read when: the pure part of the read pool.
 //!
-//! A session is read, its result is reported, and it rests until the owner has settled that result; what is heard in
-//! the meantime is kept as marks and leads to one more read. Sessions that want a read queue up and get it in turn.
+//! A session is read, its result is reported, and it rests until the owner has settled that result; what is
+//! heard in the meantime is kept as marks and leads to one more read. Sessions that want a read queue up and
+//! get it in turn.
 //!
 //! Invariant: per session at most one read is under way or unsettled.
 //! Invariant: every look that was asked for is answered once, or handed back when its session is given up.
@@ -12,28 +13,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bucket::Bucket;
-use super::coalesce::{Marks, Urgency};
+use super::coalesce::Urgency;
 use super::hint::Hint;
-use super::source::{MAX_ROOM, Outcome, ReadPlan};
+use super::per_session::{Habit, Phase, Session};
+use super::source::{Outcome, ReadPlan};
 use super::stat::{FileMark, Signature};
 use crate::base::{EffectId, SessionName, SessionNo};
 use crate::session::SessionFolder;
 
-/// After the journal was closed, so long for its removal to be announced: an unlink takes 10 to 100 µs (floor 1b).
-const REMOVAL_FOLLOWS: Duration = Duration::from_millis(2);
-/// After the journal was written, so long for the end of the transaction: a commit takes 1 to 10 ms (floor 1a).
-const COMMIT_FOLLOWS: Duration = Duration::from_millis(20);
-/// First wait after a read found the file locked for 10 ms; doubles from there.
-const BUSY_FIRST: Duration = Duration::from_millis(5);
-/// Longest of these waits.
-const BUSY_LONGEST: Duration = Duration::from_millis(100);
-/// Longest wait once the lock was reported: whoever holds it so long must not occupy the pool.
-const BUSY_REPORTED: Duration = Duration::from_secs(1);
-/// After so many tries in a row an event does not cut the wait short any more.
-const BUSY_DEAF: u32 = 20;
-/// A read for rows waits until the session may have this many, so that a flood is not read row by row.
-const FEWEST_ROWS: u32 = 16;
 /// Most looks of a session that wait for their answer: the machine has one open at a time.
 pub const MOST_LOOKS: usize = 4;
 
@@ -46,7 +33,8 @@ pub struct Limits {
     pub heartbeat_every: Duration,
     /// A look that meets a locked file is answered "busy" after this time: somebody waits for it.
     pub look_patience: Duration,
-    /// Any other read that meets a locked file is reported after this time, and every time it has passed again.
+    /// Any other read that meets a locked file is reported after this time, and every time it has passed
+    /// again.
     pub busy_patience: Duration,
 }
 
@@ -87,7 +75,7 @@ pub(super) struct ReadJob {
     pub(super) announced: bool,
     /// The look that it answers.
     pub(super) look: Option<Look>,
-    urgency: Urgency,
+    pub(super) urgency: Urgency,
 }
 
 /// Stat a session's liveness file.
@@ -96,18 +84,18 @@ pub(super) struct HeartbeatJob {
     pub(super) session: SessionNo,
     pub(super) epoch: u64,
     pub(super) place: Arc<Place>,
-    ask: HeartbeatAsk,
+    pub(super) ask: HeartbeatAsk,
 }
 
 /// A look that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) ticket: EffectId,
-    asked: Instant,
+    pub(super) asked: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HeartbeatAsk {
+pub(super) enum HeartbeatAsk {
     /// Report a change.
     Report,
     /// Remember how the file is now.
@@ -126,64 +114,6 @@ pub(super) enum Fate {
     Again,
     /// The session was given up meanwhile; the result is nobody's.
     Stale,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Not before its watch is in place.
-    Unarmed,
-    Idle,
-    Reading {
-        look: Option<Look>,
-    },
-    Reported,
-}
-
-/// How the session's writer ends its transactions, as far as was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Habit {
-    Unknown,
-    /// It removes the journal (DELETE).
-    Removes,
-    /// It keeps it (TRUNCATE, PERSIST).
-    Keeps,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Busy {
-    since: Instant,
-    tries: u32,
-    retry_at: Instant,
-    reported: bool,
-}
-
-#[derive(Debug)]
-struct Session {
-    epoch: u64,
-    place: Arc<Place>,
-    plan: ReadPlan,
-    phase: Phase,
-    marks: Marks,
-    /// When the marks want to be read.
-    read_from: Option<Instant>,
-    announced: bool,
-    looks: VecDeque<Look>,
-    busy: Option<Busy>,
-    bucket: Bucket,
-    /// Rows were left in the file that a plan with room must fetch.
-    left: bool,
-    habit: Habit,
-    /// How many hints there were, to tell whether an event explains what a resync found.
-    hints: u64,
-    /// The files as they were before the last read.
-    seen: Option<Signature>,
-    heartbeat: Option<FileMark>,
-    heartbeat_ask: Option<HeartbeatAsk>,
-    heartbeat_from: Instant,
-    /// Somebody is in the middle of comparing the liveness file; two at once could report one touch twice.
-    comparing: bool,
-    queued: bool,
-    due: Option<Instant>,
 }
 
 /// The schedule of all live sessions.
@@ -209,9 +139,9 @@ impl Schedule {
         Self { limits, sessions: BTreeMap::new(), queue: VecDeque::new(), due: BTreeSet::new(), epochs: 0 }
     }
 
-    /// The session is live from now on. It is not read before [`Schedule::arm`]. When it was live at the same place
-    /// already, only its plan is renewed, as by [`Schedule::settled`]; otherwise the open looks of the former life are
-    /// handed back.
+    /// The session is live from now on. It is not read before [`Schedule::arm`]. When it was live at the same
+    /// place already, only its plan is renewed, as by [`Schedule::settled`]; otherwise the open looks of the
+    /// former life are handed back.
     pub(super) fn live(
         &mut self,
         no: SessionNo,
@@ -265,11 +195,19 @@ impl Schedule {
         self.sessions.keys().copied().collect()
     }
 
-    /// An event came.
-    pub(super) fn hint(&mut self, no: SessionNo, hint: Hint, now: Instant) {
-        let Some(session) = self.sessions.get_mut(&no) else { return };
+    /// An event came. Says whether a thread must be woken: something is ready, or due sooner than any thread
+    /// knows.
+    pub(super) fn hint(&mut self, no: SessionNo, hint: Hint, now: Instant) -> bool {
+        let Some(session) = self.sessions.get_mut(&no) else { return false };
         session.hint(hint, now);
+        let known = self.next_due();
         self.consider(no, now);
+        let sooner = match (known, self.next_due()) {
+            (Some(known), Some(next)) => next < known,
+            (None, next) => next.is_some(),
+            (Some(_), None) => false,
+        };
+        self.is_ready() || sooner
     }
 
     /// Events were lost: anything may have happened anywhere.
@@ -378,7 +316,8 @@ impl Schedule {
         None
     }
 
-    /// A read ended. `seen` are the files as they were before it, `heartbeat` the liveness file when it was a look.
+    /// A read ended. `seen` are the files as they were before it, `heartbeat` the liveness file when it was a
+    /// look.
     pub(super) fn finish_read(
         &mut self,
         job: &ReadJob,
@@ -435,194 +374,6 @@ impl Schedule {
             session.queued = true;
             self.queue.push_back(no);
         }
-    }
-}
-
-impl Session {
-    fn new(epoch: u64, place: Arc<Place>, plan: ReadPlan, rows_per_second: u32, now: Instant) -> Self {
-        Self {
-            epoch,
-            place,
-            plan,
-            phase: Phase::Unarmed,
-            marks: Marks::default(),
-            read_from: None,
-            announced: false,
-            looks: VecDeque::new(),
-            busy: None,
-            bucket: Bucket::new(rows_per_second, MAX_ROOM, now),
-            left: false,
-            habit: Habit::Unknown,
-            hints: 0,
-            seen: None,
-            heartbeat: None,
-            heartbeat_ask: Some(HeartbeatAsk::Baseline),
-            heartbeat_from: now,
-            comparing: false,
-            queued: false,
-            due: None,
-        }
-    }
-
-    fn hint(&mut self, hint: Hint, now: Instant) {
-        self.hints += 1;
-        if hint == Hint::Committed {
-            self.habit = Habit::Removes;
-        }
-        let marks = Marks::of(hint);
-        if marks.heartbeat {
-            self.heard_heartbeat(now);
-        }
-        if marks.read != Urgency::None {
-            self.announced = true;
-            self.want_read(marks.read, now);
-        }
-    }
-
-    /// A touch within the time of the last one is left to the next look, which does its own stat.
-    fn heard_heartbeat(&mut self, now: Instant) {
-        if now >= self.heartbeat_from {
-            self.heartbeat_ask = self.heartbeat_ask.or(Some(HeartbeatAsk::Report));
-        }
-    }
-
-    fn want_read(&mut self, urgency: Urgency, now: Instant) {
-        self.marks = self.marks.with(Marks { read: urgency, ..Marks::default() });
-        let wait = match (urgency, self.habit) {
-            (Urgency::None, _) => return,
-            (Urgency::Now, _) | (Urgency::Soon, Habit::Keeps) => Duration::ZERO,
-            (Urgency::Soon, _) => REMOVAL_FOLLOWS,
-            (Urgency::Late, _) => COMMIT_FOLLOWS,
-        };
-        let at = now + wait;
-        self.read_from = Some(self.read_from.map_or(at, |held| held.min(at)));
-        if wait.is_zero()
-            && let Some(busy) = self.busy.as_mut().filter(|busy| busy.tries < BUSY_DEAF)
-        {
-            busy.retry_at = now;
-        }
-    }
-
-    /// When something is to be done for this session; may lie in the past.
-    fn wanted_at(&self, now: Instant) -> Option<Instant> {
-        let heartbeat = (self.heartbeat_ask.is_some() && !self.comparing).then_some(now);
-        let read = self.read_at(now);
-        [heartbeat, read].into_iter().flatten().min()
-    }
-
-    fn read_at(&self, now: Instant) -> Option<Instant> {
-        if self.phase != Phase::Idle {
-            return None;
-        }
-        let looking = !self.looks.is_empty();
-        if looking && self.comparing {
-            return None;
-        }
-        let mut at = if looking { now } else { self.read_from? };
-        if let Some(busy) = &self.busy {
-            at = at.max(busy.retry_at);
-        }
-        if !looking && self.plan.room > 0 {
-            at = at.max(self.bucket.ready_at(FEWEST_ROWS.min(self.plan.room), now));
-        }
-        Some(at)
-    }
-
-    fn next_job(&mut self, no: SessionNo, now: Instant) -> Option<Job> {
-        if !self.comparing
-            && let Some(ask) = self.heartbeat_ask.take()
-        {
-            self.comparing = true;
-            let place = Arc::clone(&self.place);
-            return Some(Job::Heartbeat(HeartbeatJob { session: no, epoch: self.epoch, place, ask }));
-        }
-        if self.read_at(now)? > now {
-            return None;
-        }
-        let look = self.looks.pop_front();
-        self.comparing |= look.is_some();
-        self.phase = Phase::Reading { look };
-        self.read_from = None;
-        let urgency = std::mem::take(&mut self.marks).read;
-        let room = self.plan.room.min(MAX_ROOM).min(self.bucket.whole(now));
-        Some(Job::Read(ReadJob {
-            session: no,
-            epoch: self.epoch,
-            place: Arc::clone(&self.place),
-            plan: ReadPlan { room, ..self.plan.clone() },
-            announced: std::mem::take(&mut self.announced),
-            look,
-            urgency,
-        }))
-    }
-
-    fn finish_read(
-        &mut self,
-        job: &ReadJob,
-        outcome: Outcome,
-        seen: Signature,
-        heartbeat: Option<FileMark>,
-        limits: &Limits,
-        now: Instant,
-    ) -> Fate {
-        self.comparing &= job.look.is_none();
-        if outcome == Outcome::Busy && self.try_again(job, limits, now) {
-            return Fate::Again;
-        }
-        self.phase = Phase::Reported;
-        match outcome {
-            Outcome::Busy => {}
-            Outcome::Failed => {
-                self.busy = None;
-                self.seen = Some(seen);
-            }
-            Outcome::Done { rows, more } => {
-                self.busy = None;
-                self.seen = Some(seen);
-                self.bucket.spend(rows, now);
-                self.left = more || job.plan.room == 0;
-                if job.urgency == Urgency::Soon && rows > 0 {
-                    self.habit = Habit::Keeps;
-                }
-            }
-        }
-        Fate::Report { heartbeat_changed: job.look.is_some() && self.heartbeat_is(heartbeat) }
-    }
-
-    /// After a read that met a lock: whether to try again without telling anybody.
-    fn try_again(&mut self, job: &ReadJob, limits: &Limits, now: Instant) -> bool {
-        let mut busy = self.busy.unwrap_or(Busy { since: now, tries: 0, retry_at: now, reported: false });
-        let longest = if busy.reported { BUSY_REPORTED } else { BUSY_LONGEST };
-        let wait = BUSY_FIRST.saturating_mul(1 << busy.tries.min(10)).min(longest);
-        busy.tries = busy.tries.saturating_add(1);
-        busy.retry_at = now + wait;
-        // What this read was to bring is still to be read, whoever asked.
-        self.marks = self.marks.with(Marks { read: job.urgency.max(Urgency::Soon), ..Marks::default() });
-        self.announced |= job.announced;
-        self.read_from = Some(self.read_from.map_or(now, |held| held.min(now)));
-        let again = match job.look {
-            Some(look) => now.saturating_duration_since(look.asked) < limits.look_patience,
-            None => now.saturating_duration_since(busy.since) < limits.busy_patience,
-        };
-        if again {
-            self.phase = Phase::Idle;
-            self.looks.extend(job.look);
-            self.looks.rotate_right(usize::from(job.look.is_some()));
-        } else if job.look.is_none() {
-            busy.since = now;
-            busy.reported = true;
-        }
-        self.busy = Some(busy);
-        again
-    }
-
-    /// Remembers how the liveness file is; says whether it changed.
-    fn heartbeat_is(&mut self, found: Option<FileMark>) -> bool {
-        let changed = found.is_some() && found != self.heartbeat;
-        if found.is_some() {
-            self.heartbeat = found;
-        }
-        changed
     }
 }
 

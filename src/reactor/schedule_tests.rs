@@ -1,5 +1,6 @@
 //! The schedule by hand: what is read when, with time as an argument.
 
+use super::super::per_session::{BUSY_REPORTED, REMOVAL_FOLLOWS};
 use super::*;
 use crate::base::RecordNo;
 
@@ -122,11 +123,12 @@ fn sessions_are_read_in_turn() -> Tested {
 fn a_closed_journal_waits_for_its_removal_and_is_read_once() -> Tested {
     let now = Instant::now();
     let mut schedule = rested(&[ONE], now)?;
-    schedule.hint(ONE, Hint::Writing, now);
-    schedule.hint(ONE, Hint::Finished, now);
+    assert!(schedule.hint(ONE, Hint::Writing, now), "due sooner than known");
+    assert!(!schedule.hint(ONE, Hint::Writing, now));
+    assert!(schedule.hint(ONE, Hint::Finished, now));
     assert!(schedule.take(now).is_none());
     assert_eq!(schedule.next_due(), Some(now + REMOVAL_FOLLOWS));
-    schedule.hint(ONE, Hint::Committed, now);
+    assert!(schedule.hint(ONE, Hint::Committed, now));
     assert_eq!(drain(&mut schedule, now), [ONE]);
     assert_eq!(schedule.next_due(), None);
     Ok(())
@@ -157,6 +159,19 @@ fn a_written_journal_alone_is_read_late() -> Tested {
     schedule.hint(ONE, Hint::Writing, now);
     assert!(schedule.take(now + ms(19)).is_none());
     assert_eq!(drain(&mut schedule, now + ms(20)), [ONE]);
+    Ok(())
+}
+
+#[test]
+fn a_closed_database_is_read_only_when_no_journal_was_ever_seen_to_end() -> Tested {
+    let now = Instant::now();
+    let mut schedule = rested(&[ONE], now)?;
+    schedule.hint(ONE, Hint::Closed, now);
+    assert_eq!(drain(&mut schedule, now + ms(20)), [ONE], "a writer without a journal file");
+    schedule.hint(ONE, Hint::Committed, now);
+    drain(&mut schedule, now);
+    schedule.hint(ONE, Hint::Closed, now);
+    assert!(schedule.take(now + ms(20)).is_none());
     Ok(())
 }
 

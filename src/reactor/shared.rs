@@ -1,6 +1,7 @@
 //! What the threads of the reactor share: one lock around pure state, and two ways to wake somebody.
 //!
-//! Invariant: the lock is held for moments only: no file, no SQLite, no watcher call and no sink is reached under it.
+//! Invariant: the lock is held for moments only: no file, no SQLite, no watcher call and no sink is reached
+//! under it.
 //! Invariant: everything in here is bounded by the number of sessions; hints are marks, not a queue.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -101,8 +102,8 @@ impl Shared {
         Self { state: Mutex::new(state), work: Condvar::new(), token, sink, source, config }
     }
 
-    /// The state. A panic under the lock leaves it whole: every change in it is a single assignment or insertion
-    /// after which the state is valid.
+    /// The state. A panic under the lock leaves it whole: every change in it is a single assignment or
+    /// insertion after which the state is valid.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -138,9 +139,11 @@ impl Shared {
         if let Some(hint) = hint::of_file(name, change) {
             let mut state = self.lock();
             if let Some(no) = state.folders.get(folder).copied() {
-                state.schedule.hint(no, hint, Instant::now());
+                let wake = state.schedule.hint(no, hint, Instant::now());
                 drop(state);
-                self.work.notify_one();
+                if wake {
+                    self.work.notify_one();
+                }
             }
         } else if let Some(hint) = hint::of_folder(change) {
             self.folder_changed(path, hint);

@@ -1,7 +1,7 @@
 //! Where readings come from: the port between the read pool and the outbound reader of the session layer.
 //!
-//! Invariant: a reader that returned anything but rows or "busy" is dropped before its result is reported, so that
-//! whoever hears of a hot journal may copy the files: no descriptor of this process is open on them.
+//! Invariant: a reader that returned anything but rows or "busy" is dropped before its result is reported, so
+//! that whoever hears of a hot journal may copy the files: no descriptor of this process is open on them.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub struct ReadPlan {
     pub cursor: Option<Cursor>,
     /// The inbound messages whose acks are wanted.
     pub ids: Arc<[String]>,
-    /// How many more rows the machine will take, at most [`MAX_ROOM`]. With 0 no rows are returned, acks and facts
-    /// still are.
+    /// How many more rows the machine will take, at most [`MAX_ROOM`]. With 0 no rows are returned, acks and
+    /// facts still are.
     pub room: u32,
 }
 

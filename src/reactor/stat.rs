@@ -1,8 +1,8 @@
-//! What the reactor learns about files without opening them: signatures by `stat`, and what kind of mount a folder
-//! lies on.
+//! What the reactor learns about files without opening them: signatures by `stat`, and what kind of mount a
+//! folder lies on.
 //!
-//! Invariant: no file is opened here. Opening and closing a database outside SQLite would drop SQLite's own locks
-//! in this process (floor S4).
+//! Invariant: no file is opened here. Opening and closing a database outside SQLite would drop SQLite's own
+//! locks in this process (floor S4).
 //! Invariant: no link is followed at the last component; a link under `out/` counts as no file.
 
 use std::fmt;
@@ -51,7 +51,8 @@ pub struct FolderId {
 }
 
 impl FolderId {
-    /// The identity of the folder at that path; `None` when there is no folder (a link to one does not count).
+    /// The identity of the folder at that path; `None` when there is no folder (a link to one does not
+    /// count).
     #[allow(clippy::unnecessary_cast)] // the fields' types differ between architectures
     pub fn of(path: &Path) -> Option<Self> {
         let stat = rustix::fs::lstat(path).ok()?;
@@ -60,7 +61,8 @@ impl FolderId {
     }
 }
 
-/// What the files of a session looked like: enough to tell, without reading, that something may have been written.
+/// What the files of a session looked like: enough to tell, without reading, that something may have been
+/// written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Signature {
     /// outbound.db.
@@ -114,7 +116,8 @@ impl fmt::Display for Mount {
     }
 }
 
-/// Magic numbers of file systems that are not local, with the names that people know (linux/magic.h, statfs(2)).
+/// Magic numbers of file systems that are not local, with the names that people know (linux/magic.h,
+/// statfs(2)).
 const NOT_LOCAL: [(u64, &str); 9] = [
     (0x6969, "nfs"),
     (0x0102_1997, "9p"),

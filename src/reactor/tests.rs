@@ -1,5 +1,5 @@
-//! The whole reactor, on real files with real writers where the kernel's part matters, and with a fake watcher or
-//! source where a failure is wanted.
+//! The whole reactor, on real files with real writers where the kernel's part matters, and with a fake
+//! watcher or source where a failure is wanted.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use super::source::OpenReader;
 use super::watch::{Notice, NoticeSink, WatchError, WatchPort};
 use super::*;
 use crate::base::RecordNo;
-use crate::session::host_side::{Cause, Cursor, Reading, Unreadable};
+use crate::session::host_side::{Cause, Reading, Unreadable};
 use crate::session::schema;
 
 type Tested = Result<(), Box<dyn std::error::Error>>;
@@ -142,7 +142,8 @@ impl Bench {
 fn write(db: &Connection, id: &str) -> rusqlite::Result<()> {
     let next = "(SELECT coalesce(max(seq), -1) + 2 FROM messages_out)";
     let sql = format!(
-        "INSERT INTO messages_out (id, seq, timestamp, kind, content) VALUES (?1, {next}, 't', 'chat', '{{}}')"
+        "INSERT INTO messages_out (id, seq, timestamp, kind, content) \
+         VALUES (?1, {next}, 't', 'chat', '{{}}')"
     );
     db.execute(&sql, [id]).map(drop)
 }
@@ -297,18 +298,66 @@ fn commits_of_a_runner_in_delete_mode_cost_about_one_read_each() -> Tested {
 
 #[test]
 fn the_hosts_own_reads_are_no_events() -> Tested {
+    for mode in ["DELETE", "TRUNCATE", "PERSIST"] {
+        // Without kept connections each read opens and closes the files.
+        let mount = Mount::NotLocal { kind: "tested" };
+        for config in [events_only(), Config { mount, ..events_only() }] {
+            let bench = Bench::real(config)?;
+            let folder = bench.folder(ONE)?;
+            let writer = Connection::open(folder.outbound_db())?;
+            writer.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(()))?;
+            write(&writer, "a")?;
+            bench.live(ONE, &folder)?;
+            for n in 0..5 {
+                bench.reactor.look(ONE, ticket(n))?;
+                let reading = bench.wait_for(|event| match event {
+                    ReactorEvent::Looked { result: Ok(reading), .. } => Some(reading),
+                    _ => None,
+                })?;
+                bench.settle(ONE, &reading);
+            }
+            bench.nothing()?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_writer_without_a_journal_file_is_noticed_when_it_closes() -> Tested {
     let bench = Bench::real(events_only())?;
     let folder = bench.folder(ONE)?;
     bench.live(ONE, &folder)?;
-    for n in 0..5 {
-        bench.reactor.look(ONE, ticket(n))?;
-        let reading = bench.wait_for(|event| match event {
-            ReactorEvent::Looked { result: Ok(reading), .. } => Some(reading),
-            _ => None,
-        })?;
-        bench.settle(ONE, &reading);
+    let writer = Connection::open(folder.outbound_db())?;
+    writer.query_row("PRAGMA journal_mode=MEMORY", [], |_| Ok(()))?;
+    write(&writer, "a")?;
+    drop(writer);
+    assert_eq!(bench.rows(ONE, 1)?.0, ["a"]);
+    Ok(())
+}
+
+#[test]
+fn a_real_overflow_of_the_kernels_queue_leads_to_a_full_look() -> Tested {
+    let queue: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?.trim().parse()?;
+    if queue > 100_000 {
+        // Filling such a queue would take longer than the test is worth.
+        return Ok(());
     }
-    bench.nothing()
+    let bench = Bench::real(events_only())?;
+    let folder = bench.folder(ONE)?;
+    bench.live(ONE, &folder)?;
+    // While the lock is held, the first hint stops the watcher's callback and nobody empties the queue.
+    let held = bench.reactor.shared.lock();
+    fs::write(folder.heartbeat(), b"")?;
+    let other = folder.out_dir().join("other");
+    for _ in 0..queue / 3 {
+        fs::write(&other, b"x")?;
+        fs::remove_file(&other)?;
+    }
+    drop(held);
+    bench.wait_for(|event| matches!(event, ReactorEvent::Warning(Warning::EventsLost)).then_some(()))?;
+    bench.next_reading(ONE)?;
+    assert_eq!(bench.reactor.stats().rescans, 1);
+    Ok(())
 }
 
 #[test]
@@ -762,7 +811,7 @@ fn rows_are_withheld_without_room_and_come_with_it() -> Tested {
     write_in_new_connection(&folder, "waits")?;
     bench.reactor.live(ONE, name(ONE)?, &folder, ReadPlan::default());
     let reading = bench.next_reading(ONE)?;
-    assert!(reading.rows.is_empty() && reading.more && reading.cursor == None::<Cursor>);
+    assert!(reading.rows.is_empty() && reading.more && reading.cursor.is_none());
     bench.reactor.settled(ONE, from_start());
     assert_eq!(bench.rows(ONE, 1)?.0, ["waits"]);
     Ok(())

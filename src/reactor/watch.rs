@@ -1,11 +1,11 @@
 //! The file-system watcher: the only file that names `notify`, and thin glue at that.
 //!
-//! Invariant: a folder is watched by itself, never recursively: a recursive watch loses the first files of a new
-//! folder (floor N3), and what lies below `out/` is no hint.
-//! Invariant: the callback hands over what it saw and returns; it never waits on a queue, never registers a watch,
-//! and a panic in it stays in it (floor N5).
-//! Invariant: `watch` and `unwatch` are called from the reactor's own thread only: each is a conversation with the
-//! watcher's thread.
+//! Invariant: a folder is watched by itself, never recursively: a recursive watch loses the first files of a
+//! new folder (floor N3), and what lies below `out/` is no hint.
+//! Invariant: the callback hands over what it saw and returns; it never waits on a queue, never registers a
+//! watch, and a panic in it stays in it (floor N5).
+//! Invariant: `watch` and `unwatch` are called from the reactor's own thread only: each is a conversation
+//! with the watcher's thread.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
