@@ -25,6 +25,9 @@ use crate::base::SessionNo;
 const FOLDER_FIRST: Duration = Duration::from_millis(20);
 /// Longest of these waits: somebody is restoring a backup, or it will not come back.
 const FOLDER_LONGEST: Duration = Duration::from_secs(5);
+/// Shortest time between two full looks: a container that floods its folder with events must not make the host read
+/// all others without end.
+const BETWEEN_FULL_LOOKS: Duration = Duration::from_secs(1);
 /// After a limit was met, so long until watches are tried again.
 const LIMIT_RETRY: Duration = Duration::from_secs(60);
 
@@ -70,14 +73,18 @@ pub(super) struct Keeper {
     warned_limit: bool,
     warned_watcher: bool,
     probe: Probe,
+    /// When to look at everything, after events were lost.
+    full_look: Option<Instant>,
+    /// When that was done last.
+    looked: Option<Instant>,
 }
 
 impl Keeper {
-    /// Makes the watcher too. Runs nothing yet.
+    /// Makes and watches nothing yet.
     pub(super) fn new(shared: Arc<Shared>, maker: WatcherMaker) -> Self {
         let now = Instant::now();
         let resync = Resync::new(shared.config.resync_every, now);
-        let mut keeper = Self {
+        Self {
             shared,
             maker,
             watcher: None,
@@ -92,16 +99,22 @@ impl Keeper {
             warned_limit: false,
             warned_watcher: false,
             probe: Probe::Next(now),
-        };
-        if let Mount::NotLocal { kind } = keeper.shared.config.mount {
-            keeper.warn(Warning::NotLocal { kind, late: SHORTEST_WAIT });
+            full_look: None,
+            looked: None,
         }
-        keeper.make_watcher(now);
-        keeper
+    }
+
+    /// What comes first: the watcher, before any session asks for a watch.
+    fn begin(&mut self) {
+        if let Mount::NotLocal { kind } = self.shared.config.mount {
+            self.warn(Warning::NotLocal { kind, late: SHORTEST_WAIT });
+        }
+        self.make_watcher(Instant::now());
     }
 
     /// Runs until the state says stop.
     pub(super) fn run(mut self, token: &Receiver<()>) {
+        self.begin();
         loop {
             let now = Instant::now();
             let wake = self.next_wake();
@@ -123,7 +136,8 @@ impl Keeper {
             Probe::Next(_) => None,
             Probe::Asked(at) => Some(at),
         };
-        [self.resync.next_wake(), lost, self.limit_retry, probe].into_iter().flatten().min()
+        let wakes = [self.resync.next_wake(), lost, self.limit_retry, probe, self.full_look];
+        wakes.into_iter().flatten().min()
     }
 
     fn turn(&mut self, now: Instant) {
@@ -139,6 +153,12 @@ impl Keeper {
             self.cover_again(no, now);
         }
         if lost {
+            let earliest = self.looked.map_or(now, |at| now.max(at + BETWEEN_FULL_LOOKS));
+            self.full_look.get_or_insert(earliest);
+        }
+        if self.full_look.is_some_and(|at| at <= now) {
+            self.full_look = None;
+            self.looked = Some(now);
             self.look_at_all(now);
         }
         self.find_lost_folders(now);
@@ -210,9 +230,9 @@ impl Keeper {
             let outcome = watch(self.watcher.as_mut(), live);
             self.take_outcome(no, outcome, now);
         }
-        let covered = self.live.get(&no).is_some_and(|live| live.watched);
-        self.resync.cover(no, covered && self.shared.config.mount.is_local());
-        self.shared.lock().schedule.arm(no, now);
+        let Some(live) = self.live.get(&no) else { return };
+        self.resync.cover(no, live.watched && self.shared.config.mount.is_local());
+        self.shared.lock().schedule.arm(no, &live.place, now);
         self.shared.work.notify_one();
     }
 

@@ -160,15 +160,17 @@ impl Schedule {
         (true, dropped)
     }
 
-    /// Its watch is in place, or known to be impossible: scan it.
-    pub(super) fn arm(&mut self, no: SessionNo, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(&no) {
-            if session.phase == Phase::Unarmed {
-                session.phase = Phase::Idle;
-            }
-            session.announced = true;
-            session.want_read(Urgency::Now, now);
+    /// The watch of this place is in place, or known to be impossible: scan it. Means nothing to a session that was
+    /// made live at another place meanwhile.
+    pub(super) fn arm(&mut self, no: SessionNo, place: &Place, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&no).filter(|session| *session.place == *place) else {
+            return;
+        };
+        if session.phase == Phase::Unarmed {
+            session.phase = Phase::Idle;
         }
+        session.announced = true;
+        session.want_read(Urgency::Now, now);
         self.consider(no, now);
     }
 

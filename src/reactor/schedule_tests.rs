@@ -34,7 +34,7 @@ fn rested(sessions: &[SessionNo], now: Instant) -> Result<Schedule, Box<dyn std:
     let mut schedule = Schedule::new(Limits::default());
     for no in sessions {
         schedule.live(*no, place(&no.to_string())?, plan(256), now);
-        schedule.arm(*no, now);
+        schedule.arm(*no, &*place(&no.to_string())?, now);
     }
     drain(&mut schedule, now);
     Ok(schedule)
@@ -82,7 +82,9 @@ fn a_session_is_not_read_before_its_watch_is_in_place() -> Tested {
     schedule.hint(ONE, Hint::Committed, now);
     assert!(schedule.look(ONE, ticket(1), now));
     assert!(take_read(&mut schedule, now).is_err());
-    schedule.arm(ONE, now);
+    schedule.arm(ONE, &*place("where it was before")?, now);
+    assert!(take_read(&mut schedule, now).is_err());
+    schedule.arm(ONE, &*place("a")?, now);
     assert_eq!(take_read(&mut schedule, now)?.look.map(|look| look.ticket), Some(ticket(1)));
     Ok(())
 }

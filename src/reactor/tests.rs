@@ -479,6 +479,24 @@ fn lost_events_lead_to_a_read_of_every_live_session() -> Tested {
 }
 
 #[test]
+fn a_flood_that_loses_events_again_and_again_does_not_make_the_host_read_without_end() -> Tested {
+    let fake = FakeWatcher::unlimited();
+    let bench = Bench::with(events_only(), Arc::new(FakeSource::default()), fake.maker())?;
+    bench.live(ONE, &bench.folder(ONE)?)?;
+    let start = Instant::now();
+    fake.tell(Notice::Lost)?;
+    while bench.reactor.stats().rescans < 2 {
+        fake.tell(Notice::Lost)?;
+        if start.elapsed() > MUST {
+            return Err("the second look never came".into());
+        }
+        thread::yield_now();
+    }
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    Ok(())
+}
+
+#[test]
 fn past_the_watch_limit_sessions_are_looked_at_every_second_with_one_warning() -> Tested {
     let fake = FakeWatcher::unlimited();
     fake.limit.store(1, Ordering::SeqCst);
