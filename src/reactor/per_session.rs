@@ -33,6 +33,7 @@ pub(super) const BUSY_REPORTED: Duration = Duration::from_secs(1);
 pub(super) const BUSY_DEAF: u32 = 20;
 /// A read for rows waits until the session may have this many, so that a flood is not read row by row.
 pub(super) const FEWEST_ROWS: u32 = 16;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Not before its watch is in place.
