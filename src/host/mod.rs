@@ -1,7 +1,11 @@
 //! The host: the composition root. It owns the parts, takes their news as inputs, records what the machine decides
 //! and hands its effects over.
 
+pub mod clock;
+pub mod config;
 pub mod facts;
+pub mod folder;
 pub mod inbound_lane;
 pub mod lanes;
+pub mod log;
 pub mod words;
