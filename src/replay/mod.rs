@@ -1,1 +1,3 @@
-//! (module under construction)
+//! Replay.
+pub mod fold;
+pub mod report;

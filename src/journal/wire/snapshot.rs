@@ -111,6 +111,11 @@ impl SnapshotReader {
         }
     }
 
+    /// Whether the last part was taken.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// The state's components and its root as the snapshot names it.
     ///
     /// # Errors
