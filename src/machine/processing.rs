@@ -196,12 +196,14 @@ impl Step<'_> {
     /// Back into the queue, at once and without a try counted.
     fn requeue(&mut self, no: MessageNo) {
         let at = self.at;
-        if let Some(message) = self.state.inbound_mut(no) {
-            message.state = InState::Queued { wait: Wait::Now };
-            let session = message.session;
-            if let Some(session) = self.state.session_mut(session) {
-                session.idle_since = at;
-            }
+        let Some(message) = self.state.inbound_mut(no) else { return };
+        message.state = InState::Queued { wait: Wait::Now };
+        let (session, row_has_time) = (message.session, message.row_has_time());
+        if let Some(session) = self.state.session_mut(session) {
+            session.idle_since = at;
+        }
+        if row_has_time {
+            self.reschedule(no);
         }
     }
 

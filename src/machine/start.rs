@@ -273,9 +273,7 @@ impl Step<'_> {
             .state
             .inbounds()
             .iter()
-            .filter(|(_, m)| {
-                matches!(m.state, InState::Queued { wait: Wait::Backoff { .. } | Wait::Held { .. } })
-            })
+            .filter(|(_, m)| m.row_has_time() && matches!(m.state, InState::Queued { .. }))
             .map(|(&no, _)| no)
             .collect();
         for no in waiting {

@@ -312,6 +312,13 @@ pub struct Inbound {
     pub update: Option<EffectId>,
 }
 
+impl Inbound {
+    /// Whether the host has written a time into its row, which the runner compares with the wall clock.
+    pub fn row_has_time(&self) -> bool {
+        self.tries > 0 || self.suspect
+    }
+}
+
 /// Where an inbound message stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InState {

@@ -269,6 +269,9 @@ impl Step<'_> {
         }
         match reading {
             Reading::Rows(rows) => {
+                if let Some(session) = self.state.session_mut(no) {
+                    session.trouble = None;
+                }
                 self.take_rows(no, rows);
                 self.after_look(no, open.why, alive);
             }
@@ -427,6 +430,9 @@ impl Step<'_> {
     pub(super) fn readable_again(&mut self, no: SessionNo) {
         let Some(session) = self.state.session(no) else { return };
         let quarantined = matches!(session.phase, Phase::Quarantined { .. });
+        let closing = matches!(session.phase, Phase::Closing { .. })
+            && session.look.is_none()
+            && session.trouble.is_some();
         if session.trouble.is_some()
             && let Some(session) = self.state.session_mut(no)
         {
@@ -434,6 +440,9 @@ impl Step<'_> {
         }
         if quarantined {
             self.state.set_phase(no, Phase::Stopped { since: self.at });
+        } else if closing {
+            // The look that failed is what would close the attempt; this reading was not it.
+            self.look(no, LookWhy::AfterExit);
         }
     }
 

@@ -1,8 +1,8 @@
 //! How a connection waits for the other side's lock.
 //!
-//! SQLite's own handler sleeps 1 ms first and ever longer, which costs twenty times the floor when the lock is about
-//! to be released (its usual state: the journal's removal is noticed before the unlock), and can starve a reader.
-//! So: yield for a moment, then short sleeps of one length, then give up.
+//! SQLite's own handler sleeps 1 ms first and ever longer, which costs twenty times the floor when the lock
+//! is about to be released (its usual state: the journal's removal is noticed before the unlock), and can
+//! starve a reader. So: yield for a moment, then short sleeps of one length, then give up.
 //!
 //! Invariant: each wait ends by its bound; a handler never waits without one.
 
@@ -27,7 +27,8 @@ pub(crate) enum Wait {
     HostRead,
     /// The host writing inbound.db: 250 ms, because a container may hold a read lock for ever (design 3).
     HostWrite,
-    /// The runner, with its own file and with the host's: 5 s, as the contract has it; it has nothing else to do.
+    /// The runner, with its own file and with the host's: 5 s, as the contract has it; it has nothing else to
+    /// do.
     Runner,
 }
 

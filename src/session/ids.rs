@@ -24,7 +24,8 @@ pub fn message(ms: u64, random: u64) -> String {
     stamped("msg", ms, random)
 }
 
-/// An inbound message of the chat command line, before the group is appended; also an outbound command request.
+/// An inbound message of the chat command line, before the group is appended; also an outbound command
+/// request.
 pub fn cli(ms: u64, random: u64) -> String {
     stamped("cli", ms, random)
 }

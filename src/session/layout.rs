@@ -1,7 +1,7 @@
 //! Where the files of a session lie. The only place where their names are spelled.
 //!
-//! Two layouts exist. Nested (ours): the host's files in `in/`, the runner's in `out/`, each side mounted with its
-//! own rights (design 3). Flat (NanoClaw's): everything in one folder (contract 2).
+//! Two layouts exist. Nested (ours): the host's files in `in/`, the runner's in `out/`, each side mounted
+//! with its own rights (design 3). Flat (NanoClaw's): everything in one folder (contract 2).
 //!
 //! Invariant: a message id becomes a path component only when it is a safe name (contract 17).
 
@@ -115,8 +115,8 @@ impl SessionFolder {
         if self.is_flat() { self.agent_container_json() } else { self.in_dir.join(CONTAINER_JSON) }
     }
 
-    /// The configuration where NanoClaw mounts it, in the agent's folder: what a runner reads when the first is
-    /// missing.
+    /// The configuration where NanoClaw mounts it, in the agent's folder: what a runner reads when the first
+    /// is missing.
     pub fn agent_container_json(&self) -> PathBuf {
         self.out_dir.join(AGENT).join(CONTAINER_JSON)
     }

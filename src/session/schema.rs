@@ -1,11 +1,12 @@
-//! The tables of both files, column for column as the contract has them (contract 4 and 5), the host's additional
-//! indexes (design 3), and the lazy migration of folders that an older host or runner made (contract 23).
+//! The tables of both files, column for column as the contract has them (contract 4 and 5), the host's
+//! additional indexes (design 3), and the lazy migration of folders that an older host or runner made
+//! (contract 23).
 //!
 //! Invariant: only additions. A file made here is read by NanoClaw's code, and the reverse.
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 /// The host's file (contract 4).
 const INBOUND: &str = "
@@ -194,9 +195,7 @@ fn complete(
 /// # Errors
 /// As SQLite reports them.
 pub fn has_column(db: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
-    db.query_row("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2", [table, column], |_| Ok(()))
-        .optional()
-        .map(|found| found.is_some())
+    db.prepare_cached("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2")?.exists([table, column])
 }
 
 /// Whether a table exists.
@@ -204,9 +203,7 @@ pub fn has_column(db: &Connection, table: &str, column: &str) -> rusqlite::Resul
 /// # Errors
 /// As SQLite reports them.
 pub fn has_table(db: &Connection, table: &str) -> rusqlite::Result<bool> {
-    db.query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1", [table], |_| Ok(()))
-        .optional()
-        .map(|found| found.is_some())
+    db.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([table])
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The forms of time in rows (contract 7). Read: ISO-8601 with `Z` or an offset (form A), and SQLite's
 //! `YYYY-MM-DD HH:MM:SS`, which means UTC (form B). Written: form A with milliseconds, and form B.
 //!
-//! Invariant: nothing here reads a clock. What cannot be read is `None`, and a row with such a due time is never due.
+//! Invariant: nothing here reads a clock. What cannot be read is `None`, and a row with such a due time is
+//! never due.
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
@@ -25,7 +26,8 @@ pub fn parse(text: &str) -> Option<Wall> {
     Some(Wall(instant.as_microsecond()))
 }
 
-/// Whether a row is due: it names no instant, or one that has come. An unreadable one never comes (contract 7).
+/// Whether a row is due: it names no instant, or one that has come. An unreadable one never comes (contract
+/// 7).
 pub fn is_due(text: Option<&str>, now: Wall) -> bool {
     match text {
         None => true,

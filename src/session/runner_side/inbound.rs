@@ -1,9 +1,9 @@
 //! The runner's view of inbound.db: what is pending, where answers go, what was delivered.
 //!
-//! Invariant: read-only, memory mapping off, rows collected before anything else happens (an open statement keeps a
-//! lock that stops the host).
-//! Invariant: a lock, a hot journal or a missing file mean "the host is away". They are told apart from damage, so
-//! that the runner waits and goes on with its turn (design 3).
+//! Invariant: read-only, memory mapping off, rows collected before anything else happens (an open statement
+//! keeps a lock that stops the host).
+//! Invariant: a lock, a hot journal or a missing file mean "the host is away". They are told apart from
+//! damage, so that the runner waits and goes on with its turn (design 3).
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -87,8 +87,8 @@ pub struct InboundReader {
 }
 
 /// All columns of a row that every host has made; what may lack in old files is appended by [`columns`].
-const COLUMNS: &str = "id, seq, kind, timestamp, status, process_after, recurrence, series_id, tries, trigger, \
-                       platform_id, channel_type, thread_id, content, source_session_id";
+const COLUMNS: &str = "id, seq, kind, timestamp, status, process_after, recurrence, series_id, tries, \
+                       trigger, platform_id, channel_type, thread_id, content, source_session_id";
 
 impl InboundReader {
     /// A reader; nothing is opened before the first query.
@@ -96,9 +96,9 @@ impl InboundReader {
         Self { path: folder.inbound_db(), opening, kept: None }
     }
 
-    /// The rows to work on: pending, due at `now`, for this poll, oldest first, at most `limit`. `exclude` names the
-    /// ids that have an ack of any status; they take no place in the limit. `first_poll` lets on-wake rows in
-    /// (contract 9). Rows that are context only (`trigger` false) are among them.
+    /// The rows to work on: pending, due at `now`, for this poll, oldest first, at most `limit`. `exclude`
+    /// names the ids that have an ack of any status; they take no place in the limit. `first_poll` lets
+    /// on-wake rows in (contract 9). Rows that are context only (`trigger` false) are among them.
     ///
     /// # Errors
     /// See [`InboundError`].
@@ -133,8 +133,8 @@ impl InboundReader {
         })
     }
 
-    /// The pending rows of kind `system`, oldest first: answers to questions and to command requests, which are
-    /// for tools and never for the agent (contract 11).
+    /// The pending rows of kind `system`, oldest first: answers to questions and to command requests, which
+    /// are for tools and never for the agent (contract 11).
     ///
     /// # Errors
     /// See [`InboundError`].
@@ -179,7 +179,8 @@ impl InboundReader {
         Ok(self.rows(condition, &[channel, platform_id])?.pop())
     }
 
-    /// The greatest number in the file, 0 when there is none; the runner's own numbers follow it (contract 6).
+    /// The greatest number in the file, 0 when there is none; the runner's own numbers follow it (contract
+    /// 6).
     ///
     /// # Errors
     /// See [`InboundError`].
@@ -198,8 +199,8 @@ impl InboundReader {
     pub fn destinations(&mut self) -> Result<Vec<Destination>, InboundError> {
         self.query(|db| {
             let mut statement = db.prepare_cached(
-                "SELECT name, display_name, type, channel_type, platform_id, agent_group_id FROM destinations \
-                 ORDER BY name",
+                "SELECT name, display_name, type, channel_type, platform_id, agent_group_id \
+                 FROM destinations ORDER BY name",
             )?;
             let mut found = statement.query([])?;
             let mut all = Vec::new();

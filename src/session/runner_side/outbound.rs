@@ -2,7 +2,8 @@
 //!
 //! Invariant: every change is made in a transaction begun with `BEGIN IMMEDIATE`, so reading a maximum and
 //! inserting after it cannot be torn apart by the tool server, which writes the same file.
-//! Invariant: each transaction first compares the stored attempt with its own; an outlived runner changes nothing.
+//! Invariant: each transaction first compares the stored attempt with its own; an outlived runner changes
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -83,8 +84,8 @@ pub struct OutboundWriter {
 }
 
 impl OutboundWriter {
-    /// Opens the file, makes it or what it lacks, and rolls back what a killed runner left. With `fence` every
-    /// transaction demands that the stored attempt is this text.
+    /// Opens the file, makes it or what it lacks, and rolls back what a killed runner left. With `fence`
+    /// every transaction demands that the stored attempt is this text.
     ///
     /// # Errors
     /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
@@ -114,8 +115,8 @@ impl OutboundWriter {
     /// `now` is written wherever a row holds the time of its change.
     ///
     /// # Errors
-    /// [`OutboundError::Fenced`] before any work; [`OutboundError::Busy`], [`OutboundError::Storage`]; what `work`
-    /// returns.
+    /// [`OutboundError::Fenced`] before any work; [`OutboundError::Busy`], [`OutboundError::Storage`]; what
+    /// `work` returns.
     pub fn transaction<T, E: From<OutboundError>>(
         &mut self,
         now: Wall,
@@ -161,7 +162,7 @@ impl OutboundWriter {
         })
     }
 
-    /// The ack of one message.
+    /// The ack of one message; `None` without one or with a status that nobody knows.
     ///
     /// # Errors
     /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
@@ -172,14 +173,16 @@ impl OutboundWriter {
             )?
             .query_row([message_id], |row| {
                 let status: String = row.get(1)?;
-                Ok(AckStatus::from_column(&status).map(|status| (row.get(0), status, row.get(2), row.get(3))))
+                let Some(status) = AckStatus::from_column(&status) else { return Ok(None) };
+                Ok(Some(Ack {
+                    message_id: row.get(0)?,
+                    status,
+                    status_changed: row.get(2)?,
+                    rowid: row.get(3)?,
+                }))
             })
-            .optional()?
-            .flatten()
-            .map(|(id, status, changed, rowid)| {
-                Ok(Ack { message_id: id?, status, status_changed: changed?, rowid: rowid? })
-            })
-            .transpose()
+            .optional()
+            .map(Option::flatten)
         })
     }
 
@@ -295,8 +298,8 @@ impl OutboundTx<'_> {
         Ok(())
     }
 
-    /// Gives a claim back: deletes the row when it is still `processing`. Returns whether it was. The fact that says
-    /// why belongs into the same transaction (design 5).
+    /// Gives a claim back: deletes the row when it is still `processing`. Returns whether it was. The fact
+    /// that says why belongs into the same transaction (design 5).
     ///
     /// # Errors
     /// When SQLite refuses.
@@ -314,7 +317,8 @@ impl OutboundTx<'_> {
     }
 
     /// Appends an answer. `max_inbound_seq` is the reader's
-    /// [`max_seq`](crate::session::runner_side::InboundReader::max_seq): the numbers of both files are disjoint.
+    /// [`max_seq`](crate::session::runner_side::InboundReader::max_seq): the numbers of both files are
+    /// disjoint.
     ///
     /// # Errors
     /// When SQLite refuses, above all when the id exists.
@@ -325,8 +329,9 @@ impl OutboundTx<'_> {
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
             .map_err(|source| OutboundError::of(self.path, "number an answer", source))?;
         let seq = seq::next_outbound(max_inbound_seq.max(max_outbound.unwrap_or(0)));
-        let sql = "INSERT INTO messages_out (id, seq, in_reply_to, timestamp, deliver_after, kind, platform_id, \
-                   channel_type, thread_id, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let sql = "INSERT INTO messages_out (id, seq, in_reply_to, timestamp, deliver_after, kind, \
+                   platform_id, channel_type, thread_id, content) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let values = params![
             message.id,
             seq,
@@ -404,6 +409,9 @@ impl OutboundTx<'_> {
     }
 }
 
+/// Statements that are kept prepared: all that this file has, so none is ever parsed twice.
+const STATEMENTS: usize = 32;
+
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let mut db = Connection::open(path)?;
     Wait::Runner.install(&mut db)?;
@@ -411,6 +419,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "foreign_keys", true)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     schema::prepare_outbound(&db)?;
     Ok(db)
 }

@@ -1,0 +1,227 @@
+//! From what files and channels say to what the machine needs to know. Text goes in, facts come out.
+//!
+//! Invariant: pure; the same rows give the same facts.
+
+use serde_json::Value;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::base::{Attempt, Ms, RecordNo, SessionNo};
+use crate::machine::input::{
+    Ack, AckFound, Due, Fact, OutKind, OutRow, PendingRow, Reading, Rows, TextFacts, Tool, Unreadable,
+};
+use crate::machine::state::State;
+use crate::session::host_side::{self, Cause, Row};
+use crate::session::rows::{
+    self, AckStatus, FACT_ATTEMPT, FACT_FAILED_PREFIX, FACT_PREFIX, FACT_RELEASE_PREFIX, FACT_WAIT,
+    OutboundRow,
+};
+use crate::session::timestamp;
+
+/// Longest reason of a runner that enters the journal, in characters.
+const REASON_MAX: usize = 400;
+
+/// What decisions need of a text. `seed` keys its digest, so that equal texts of two installations differ in it.
+pub fn of_text(text: &str, seed: u64) -> TextFacts {
+    let command = text
+        .trim_start()
+        .split_whitespace()
+        .next()
+        .filter(|word| word.starts_with('/') && word.len() > 1 && word.len() <= 64)
+        .map(str::to_lowercase);
+    TextFacts {
+        bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
+        attachments: 0,
+        command,
+        digest: xxh3_64_with_seed(text.as_bytes(), seed),
+    }
+}
+
+/// One row of messages_out without its text.
+pub fn of_row(row: &Row, seed: u64) -> OutRow {
+    match row {
+        Row::Message(row) => of_message(row, seed),
+        Row::Malformed(row) => OutRow {
+            rowid: row.rowid,
+            id: row.id.clone().unwrap_or_else(|| format!("row-{}", row.rowid)),
+            kind: OutKind::Malformed(row.why.clone()),
+            to: rows::Address::default(),
+            in_reply_to: None,
+            not_before: None,
+            settled: false,
+            files: false,
+            digest: 0,
+        },
+    }
+}
+
+fn of_message(row: &OutboundRow, seed: u64) -> OutRow {
+    let content: Option<Value> = serde_json::from_str(&row.content).ok().filter(Value::is_object);
+    let kind = match (row.kind.as_str(), &content) {
+        ("system", Some(content)) => {
+            let action = content.get("action").and_then(Value::as_str).unwrap_or("");
+            OutKind::System(action.chars().take(64).collect())
+        }
+        ("chat" | "chat-sdk", Some(_)) => OutKind::Message,
+        (_, None) => OutKind::Malformed("its content is not a JSON object".into()),
+        (other, Some(_)) => OutKind::Malformed(format!("unknown kind {other:?}")),
+    };
+    let files = content
+        .as_ref()
+        .and_then(|content| content.get("files"))
+        .and_then(Value::as_array)
+        .is_some_and(|files| !files.is_empty());
+    OutRow {
+        rowid: row.rowid,
+        id: row.id.clone(),
+        kind,
+        to: row.address.clone(),
+        in_reply_to: row.in_reply_to.clone(),
+        not_before: row.deliver_after.as_deref().and_then(timestamp::parse),
+        settled: false,
+        files,
+        digest: xxh3_64_with_seed(row.content.as_bytes(), seed),
+    }
+}
+
+/// A pending row of messages_in.
+pub fn of_pending(row: host_side::PendingRow) -> PendingRow {
+    let due = match row.process_after.as_deref() {
+        None => Due::Now,
+        Some(text) => timestamp::parse(text).map_or(Due::Never, Due::At),
+    };
+    PendingRow {
+        id: row.id,
+        seq: row.seq,
+        trigger: row.trigger,
+        tries: u32::try_from(row.tries).unwrap_or(0),
+        due,
+        origin: row.address,
+    }
+}
+
+/// A whole reading. Acks and facts are looked up among the messages that the machine holds open for the session, so
+/// what the container writes about others never enters.
+pub fn of_reading(
+    state: &State,
+    session: SessionNo,
+    result: Result<&host_side::Reading, &host_side::Unreadable>,
+    seed: u64,
+) -> Reading {
+    let reading = match result {
+        Ok(reading) => reading,
+        Err(error) => {
+            let detail = format!("{error}; {}", error.hint());
+            return Reading::Unreadable { kind: of_cause(&error.cause), detail };
+        }
+    };
+    let open: Vec<_> = state
+        .session(session)
+        .map(|known| {
+            known.inbox.iter().filter_map(|&no| Some((no, state.inbound(no)?.id.as_str()))).collect()
+        })
+        .unwrap_or_default();
+    let number = |id: &str| open.iter().find(|(_, known)| *known == id).map(|(no, _)| *no);
+    let acks = open
+        .iter()
+        .map(|&(no, id)| (no, reading.acks.iter().find(|ack| ack.message_id == id).map(of_ack)))
+        .collect();
+    let facts = reading.facts.iter().filter_map(|fact| of_fact(&fact.key, &fact.value, &number)).collect();
+    let tool = reading.tool.as_ref().map(|tool| Tool {
+        mark: xxh3_64(format!("{}\0{:?}", tool.name, tool.started_at).as_bytes()),
+        declared: tool.declared_timeout_ms.map(Ms),
+    });
+    let rows = reading.rows.iter().map(|row| of_row(row, seed)).collect();
+    Reading::Rows(Rows { rows, rewound: reading.rewound, more: reading.more, acks, facts, tool })
+}
+
+fn of_ack(ack: &rows::Ack) -> AckFound {
+    let status = match ack.status {
+        AckStatus::Processing => Ack::Processing,
+        AckStatus::Completed => Ack::Completed,
+        AckStatus::Failed => Ack::Failed,
+    };
+    AckFound { status, mark: xxh3_64(format!("{}\0{}", ack.rowid, ack.status_changed).as_bytes()) }
+}
+
+fn of_fact(key: &str, value: &str, number: &dyn Fn(&str) -> Option<crate::base::MessageNo>) -> Option<Fact> {
+    if key == FACT_ATTEMPT {
+        let attempt: RecordNo = value.trim_matches('"').parse().ok()?;
+        return Some(Fact::Attempt(Attempt(attempt.0)));
+    }
+    debug_assert!(key.starts_with(FACT_PREFIX));
+    let json: Value = serde_json::from_str(value).ok()?;
+    let text = |name: &str| json.get(name).and_then(Value::as_str);
+    let reason = || text("reason").unwrap_or("no reason given").chars().take(REASON_MAX).collect::<String>();
+    if key == FACT_WAIT {
+        return Some(Fact::Wait { until: timestamp::parse(text("until")?)? });
+    }
+    if let Some(id) = key.strip_prefix(FACT_RELEASE_PREFIX) {
+        return Some(Fact::Released {
+            message: number(id)?,
+            blameless: text("class") == Some("stopped"),
+            reason: reason(),
+            not_before: text("not_before").and_then(timestamp::parse),
+            mark: xxh3_64(value.as_bytes()),
+        });
+    }
+    let id = key.strip_prefix(FACT_FAILED_PREFIX)?;
+    Some(Fact::Failed { message: number(id)?, reason: reason() })
+}
+
+fn of_cause(cause: &Cause) -> Unreadable {
+    match cause {
+        Cause::Busy | Cause::Replaced | Cause::Slow => Unreadable::Busy,
+        Cause::HotJournal => Unreadable::HotJournal,
+        Cause::Missing => Unreadable::Missing,
+        Cause::NotAFile { .. }
+        | Cause::WrongOwner { .. }
+        | Cause::TooLarge { .. }
+        | Cause::NotADatabase
+        | Cause::Wal
+        | Cause::SuperJournal
+        | Cause::UnexpectedSchema(_)
+        | Cause::Corrupt(_)
+        | Cause::Io(_) => Unreadable::Bad,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(kind: &str, content: &str) -> Row {
+        Row::Message(OutboundRow {
+            rowid: 1,
+            id: "m".into(),
+            kind: kind.into(),
+            content: content.into(),
+            ..OutboundRow::default()
+        })
+    }
+
+    #[test]
+    fn rows_are_told_apart_by_kind_and_content() {
+        let kind = |kind: &str, content: &str| of_row(&row(kind, content), 0).kind;
+        assert_eq!(kind("chat", r#"{"text":"x"}"#), OutKind::Message);
+        assert_eq!(kind("system", r#"{"action":"schedule_task"}"#), OutKind::System("schedule_task".into()));
+        assert!(matches!(kind("chat", "null"), OutKind::Malformed(_)));
+        assert!(matches!(kind("mail", "{}"), OutKind::Malformed(_)));
+        assert!(of_row(&row("chat", r#"{"text":"","files":["a"]}"#), 0).files);
+    }
+
+    #[test]
+    fn a_command_is_its_first_word_in_lower_case() {
+        assert_eq!(of_text("  /Clear all", 0).command.as_deref(), Some("/clear"));
+        assert_eq!(of_text("no /command", 0).command, None);
+        assert_eq!(of_text("/", 0).command, None);
+    }
+
+    #[test]
+    fn facts_about_unknown_messages_do_not_enter() {
+        let none = |_: &str| None;
+        assert_eq!(of_fact("lamplighter.release.m1", r#"{"class":"stopped"}"#, &none), None);
+        let attempt = of_fact(FACT_ATTEMPT, "3.7", &none);
+        assert_eq!(attempt, Some(Fact::Attempt(Attempt((3 << 32) | 7))));
+        assert_eq!(of_fact("lamplighter.wait", "not json", &none), None);
+    }
+}

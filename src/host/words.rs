@@ -1,0 +1,77 @@
+//! The words for what the machine decides. Effects carry codes; people and agents read these texts.
+
+use crate::machine::effect::{AgentNote, DeliveryEnd, Denial, Notice, Outcome, Refusal, StopReason};
+
+/// What a chat is told.
+pub fn notice(notice: &Notice) -> String {
+    match notice {
+        Notice::Parked { tries, .. } => format!(
+            "Your message could not be processed: the agent ended unexpectedly {tries} times while working on it. \
+             It was set aside; an operator can try it again."
+        ),
+        Notice::Failed { reason, .. } => format!("Your message could not be processed: {reason}"),
+    }
+}
+
+/// What an agent is told.
+pub fn agent_note(note: &AgentNote) -> String {
+    let AgentNote::NotDelivered { id, end } = note;
+    match end {
+        DeliveryEnd::Failed(reason) => format!("Your message {id} was not delivered: {reason}"),
+        DeliveryEnd::Denied(denial) => format!("Your message {id} was not sent: {}", denied(denial)),
+        DeliveryEnd::Expired => format!("Your message {id} was not delivered: nobody came to receive it."),
+        DeliveryEnd::Unknown => format!(
+            "Your message {id} may or may not have arrived: the host stopped while it was being sent. Do not repeat \
+             it without asking."
+        ),
+        DeliveryEnd::Dropped => format!("Your message {id} was dropped by an operator."),
+    }
+}
+
+fn denied(denial: &Denial) -> String {
+    match denial {
+        Denial::NoAddress => "it names no chat.".into(),
+        Denial::NotADestination => "that chat is not one of your destinations.".into(),
+        Denial::UnsupportedAction(action) => format!("this host does not carry out the action \"{action}\"."),
+        Denial::Malformed(why) => format!("its content cannot be used: {why}"),
+    }
+}
+
+/// Why an arrival was not taken, for its sender.
+pub fn refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::ShuttingDown => "the host is stopping; send it again when it is back".into(),
+        Refusal::BadId => {
+            "its id cannot be used: 1 to 200 bytes without separators or control characters".into()
+        }
+        Refusal::NotWritten(why) => format!("it could not be stored: {why}"),
+        Refusal::TooLarge => "it is larger than a message may be".into(),
+        Refusal::TooMany(n) => format!("{n} messages of this chat wait already; send it again later"),
+    }
+}
+
+/// How a turn ended, as a word and a reason.
+pub fn outcome(outcome: &Outcome) -> (&'static str, Option<String>) {
+    match outcome {
+        Outcome::Completed => ("completed", None),
+        Outcome::Failed(reason) => ("failed", Some(reason.clone())),
+        Outcome::Parked(tries) => ("parked", Some(format!("the agent ended unexpectedly {tries} times"))),
+        Outcome::Dropped => ("dropped", Some("an operator dropped it".into())),
+        Outcome::Before => ("completed", Some("it was over before this repeat of it came".into())),
+    }
+}
+
+/// Why a container is stopped, for logs and status.
+pub fn stop(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::Idle => "nothing to do",
+        StopReason::MakeRoom => "idle, and another session needs its slot",
+        StopReason::ClaimSilent => "no sign of life after taking a message",
+        StopReason::Silent => "silent for too long in the middle of a turn",
+        StopReason::HoldsLock => "holds a lock on inbound.db",
+        StopReason::Unreadable => "its outbound.db cannot be read",
+        StopReason::Operator => "an operator asked for it",
+        StopReason::Shutdown => "the daemon stops",
+        StopReason::Leftover => "left by an earlier daemon",
+    }
+}

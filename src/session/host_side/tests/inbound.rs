@@ -1,0 +1,206 @@
+//! Writing inbound.db: numbers, duplicates, changes, locks and a killed host.
+
+use std::fs;
+
+use rusqlite::Connection;
+
+use super::{NOW, Outcome, Session, inbound};
+use crate::base::{Ms, Wall};
+use crate::session::host_side::{Change, InboundWriter, TaskOrder, heal};
+use crate::session::layout::journal_of;
+use crate::session::rows::{Address, Delivered, Destination, InboundStatus, NewInbound, Target};
+use crate::session::runner_side::{InboundReader, Opening};
+
+#[test]
+fn messages_are_numbered_even_and_a_second_insert_is_a_duplicate() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    let first = writer.insert_if_absent(&inbound("a"))?;
+    let second = writer.insert_if_absent(&inbound("b"))?;
+    let again = writer.insert_if_absent(&NewInbound { content: "other".into(), ..inbound("a") })?;
+    assert_eq!((first.seq, first.duplicate), (Some(2), false));
+    assert_eq!((second.seq, second.duplicate), (Some(4), false));
+    assert_eq!((again.seq, again.duplicate), (Some(2), true));
+    let stored = writer.message("a")?.ok_or("a is gone")?;
+    assert_eq!(stored, NewInbound { series_id: Some("a".into()), ..inbound("a") });
+    Ok(())
+}
+
+#[test]
+fn pending_rows_come_in_pages_and_without_those_that_are_done() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    for id in ["a", "b", "c", "d"] {
+        writer.insert_if_absent(&inbound(id))?;
+    }
+    writer.apply(&[Change::SetStatus { id: "b".into(), status: InboundStatus::Completed }])?;
+    let first = writer.pending_page(0, 2)?;
+    assert_eq!(first.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+    let rest = writer.pending_page(first.last().map_or(0, |row| row.rowid), 2)?;
+    assert_eq!(rest.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["d"]);
+    assert_eq!(rest.first().map(|row| row.address.clone()), Some(Address::new("cli", "local", None)));
+    Ok(())
+}
+
+#[test]
+fn a_rescheduled_message_is_hidden_until_it_is_due() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    writer.insert_if_absent(&inbound("a"))?;
+    let due = NOW + Ms::secs(5);
+    let change = Change::Reschedule { id: "a".into(), tries: 1, process_after: Some(due) };
+    assert_eq!(writer.apply(&[change])?, [1]);
+    let mut reader = InboundReader::new(&session.folder, Opening::Fresh);
+    let mut count = |now: Wall| reader.pending(now, false, 10, &mut |_| false).map(|rows| rows.len());
+    assert_eq!(count(NOW)?, 0);
+    assert_eq!(count(Wall(due.0 - 1))?, 0);
+    assert_eq!(count(due)?, 1);
+    Ok(())
+}
+
+#[test]
+fn deliveries_destinations_and_routing_are_seen_by_the_runner() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    let delivered = Delivered {
+        message_out_id: "o1".into(),
+        platform_message_id: Some("42".into()),
+        delivered: true,
+        delivered_at: "2026-05-18 09:30:00".into(),
+    };
+    let failed = Delivered { delivered: false, platform_message_id: None, ..delivered.clone() };
+    let destinations = vec![
+        Destination {
+            name: "family".into(),
+            display_name: Some("Family".into()),
+            target: Target::Channel { channel_type: "cli".into(), platform_id: "local".into() },
+        },
+        Destination {
+            name: "helper".into(),
+            display_name: None,
+            target: Target::Agent { agent_group_id: "ag-1".into() },
+        },
+    ];
+    let changed = writer.apply(&[
+        Change::RecordDelivered(delivered.clone()),
+        Change::RecordDelivered(failed),
+        Change::ReplaceDestinations(destinations.clone()),
+        Change::ReplaceDestinations(destinations.clone()),
+        Change::SetRouting(Address::default()),
+        Change::SetRouting(Address::new("cli", "local", Some("t".into()))),
+    ])?;
+    assert_eq!(changed, [1, 0, 2, 2, 1, 1]);
+    assert_eq!(writer.delivered(&["o1", "o2"])?, std::slice::from_ref(&delivered));
+    let mut reader = InboundReader::new(&session.folder, Opening::Kept);
+    assert_eq!(reader.delivered("o1")?, Some(delivered));
+    assert_eq!(reader.destinations()?, destinations);
+    assert_eq!(reader.session_routing()?, Some(Address::new("cli", "local", Some("t".into()))));
+    assert_eq!(writer.routing()?, reader.session_routing()?);
+    Ok(())
+}
+
+#[test]
+fn tasks_are_paused_resumed_rewritten_and_cancelled_by_series() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    let task = NewInbound {
+        kind: "task".into(),
+        recurrence: Some("0 9 * * *".into()),
+        series_id: Some("task-1".into()),
+        ..inbound("task-2")
+    };
+    writer.insert_if_absent(&task)?;
+    let order = |order| Change::Task { id: "task-1".into(), order };
+    assert_eq!(writer.apply(&[order(TaskOrder::Resume), order(TaskOrder::Pause)])?, [0, 1]);
+    let live = writer.live_task("task-1")?;
+    assert_eq!(live.first().map(|t| t.status), Some(InboundStatus::Paused));
+    let rewrite = Change::RewriteTask {
+        id: "task-2".into(),
+        content: r#"{"prompt":"new"}"#.into(),
+        process_after: None,
+        recurrence: None,
+    };
+    assert_eq!(writer.apply(&[order(TaskOrder::Resume), rewrite, order(TaskOrder::Cancel)])?, [1, 1, 1]);
+    assert!(writer.live_task("task-1")?.is_empty());
+    assert_eq!(writer.message("task-2")?.map(|t| t.content), Some(r#"{"prompt":"new"}"#.into()));
+    Ok(())
+}
+
+#[test]
+fn a_recurring_row_is_planted_again_and_cleared_in_one_transaction() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    let task = NewInbound {
+        kind: "task".into(),
+        recurrence: Some("0 9 * * *".into()),
+        status: InboundStatus::Completed,
+        ..inbound("task-1")
+    };
+    writer.insert_if_absent(&task)?;
+    assert_eq!(writer.finished_recurring(10)?, ["task-1"]);
+    let next = NewInbound {
+        id: "task-2".into(),
+        status: InboundStatus::Pending,
+        series_id: Some("task-1".into()),
+        ..task
+    };
+    writer.apply(&[Change::Insert(next), Change::SetRecurrence { id: "task-1".into(), recurrence: None }])?;
+    assert!(writer.finished_recurring(10)?.is_empty());
+    assert_eq!(writer.live_task("task-1")?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn the_newest_message_of_an_agent_names_the_session_to_answer() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    for (id, source) in [("a2a-1", Some("sess-8")), ("a2a-2", Some("sess-9")), ("a2a-3", None)] {
+        writer.insert_if_absent(&NewInbound {
+            address: Address::new("agent", "ag-1", None),
+            source_session_id: source.map(Into::into),
+            ..inbound(id)
+        })?;
+    }
+    assert_eq!(writer.newest_source_session("ag-1")?.as_deref(), Some("sess-9"));
+    assert_eq!(writer.newest_source_session("ag-2")?, None);
+    Ok(())
+}
+
+#[test]
+fn a_read_lock_held_by_the_container_ends_a_write_with_locked_and_changes_nothing() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    writer.insert_if_absent(&inbound("a"))?;
+    let container = Connection::open(session.folder.inbound_db())?;
+    container.execute_batch("BEGIN; SELECT count(*) FROM messages_in")?;
+    let refused = writer.insert_if_absent(&inbound("b"));
+    assert!(refused.is_err_and(|error| error.is_locked()));
+    container.execute_batch("COMMIT")?;
+    assert_eq!(writer.insert_if_absent(&inbound("b"))?.seq, Some(4));
+    Ok(())
+}
+
+#[test]
+fn a_killed_hosts_half_transaction_is_healed_at_the_start() -> Outcome {
+    let session = Session::new()?;
+    let path = session.folder.inbound_db();
+    InboundWriter::open(&session.folder)?.insert_if_absent(&inbound("a"))?;
+    assert!(!heal(&session.folder)?);
+    let killed = Connection::open(&path)?;
+    killed.execute_batch(
+        "PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN IMMEDIATE;
+         WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 500)
+         INSERT INTO messages_in (id, kind, timestamp, content)
+           SELECT 'lost' || x, 'chat', 't', printf('%.*c', 500, 'x') FROM n;",
+    )?;
+    let (database, journal) = (fs::read(&path)?, fs::read(journal_of(&path))?);
+    drop(killed);
+    fs::write(&path, database)?;
+    fs::write(journal_of(&path), journal)?;
+    // To the runner the host is away, and no more than that.
+    let mut reader = InboundReader::new(&session.folder, Opening::Kept);
+    assert!(reader.max_seq().is_err_and(|error| error.is_host_away()));
+    assert!(heal(&session.folder)?);
+    assert_eq!(reader.max_seq()?, 2);
+    Ok(())
+}
