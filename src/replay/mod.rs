@@ -1,7 +1,7 @@
 //! Replay: folds a journal through the machine and compares what is on record with what the machine does.
 //!
 //! [`verify`] answers whether a journal replays, [`load`] gives the machine in the state in which the journal ends, and
-//! [`timeline`] tells the life of one message. All three read the same pieces ([`Piece`]) from segments ([`Source`]),
+//! [`timeline()`] tells the life of one message. All three read the same pieces ([`Piece`]) from segments ([`Source`]),
 //! one frame at a time.
 //!
 //! Invariant: nothing is sent, started or written; effects are compared and dropped.
@@ -9,19 +9,52 @@
 
 pub mod fold;
 pub mod report;
+pub mod segments;
 pub mod timeline;
 
 #[cfg(test)]
 mod tests;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use crate::base::{At, RecordNo, Wall};
 use crate::journal::wire::digest::Digests;
 use crate::machine::Machine;
 use fold::{Fold, SegmentFacts};
 use report::{Class, Divergence, Report, bounded};
+use segments::{ReplayError, Segments};
 use timeline::{Line, Tracer};
+
+/// Replays a segment, or all segments of a journal folder, and reports what it found, up to the first divergence.
+///
+/// # Errors
+/// When there is no segment, or one cannot be read.
+pub fn verify(path: &Path) -> Result<Report, ReplayError> {
+    verify_source(&mut Segments::open(path)?)
+}
+
+/// The state in which the journal of a folder ends; none when there is no segment. The journal was recovered before.
+///
+/// # Errors
+/// When a segment cannot be read.
+pub fn load(folder: &Path) -> Result<Option<Loaded>, ReplayError> {
+    // The newest segment has all that is needed; an older one only where its snapshot is not whole.
+    for mut segment in Segments::newest_first(folder)? {
+        if let Some(loaded) = load_source(&mut segment)? {
+            return Ok(Some(loaded));
+        }
+    }
+    Ok(None)
+}
+
+/// The timeline of an inbound message, named by its platform's id or its row's, in a segment or a journal folder.
+///
+/// # Errors
+/// When there is no segment, or one cannot be read.
+pub fn timeline(path: &Path, message: &str) -> Result<Vec<Line>, ReplayError> {
+    timeline_source(&mut Segments::open(path)?, message)
+}
 
 /// One piece of a journal, in the order in which it was written.
 #[derive(Clone, Copy, Debug)]

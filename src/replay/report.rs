@@ -112,7 +112,11 @@ impl fmt::Display for Report {
             )?;
         }
         if self.gaps > 0 {
-            write!(f, "\n  segments were dropped in {} places", thousands(self.gaps))?;
+            let gaps = thousands(self.gaps);
+            write!(
+                f,
+                "\n  {gaps} times a segment does not follow on the one before: one was dropped between them"
+            )?;
         }
         for record in self.panicked.iter().take(PANICS_NAMED) {
             write!(f, "\n  record {record}: step panicked, as recorded")?;

@@ -143,49 +143,68 @@ impl Tracer {
             Input::ContainerExited { session, attempt, exit } if self.is_open_in(*session) => {
                 self.line(record, at, format!("container of attempt {attempt} gone ({})", exit_text(*exit)));
             }
-            Input::InboundWritten { effect, seq, duplicate } => {
-                if self.ended(*effect).is_some() {
-                    let text = if *duplicate { "a row of that id was there" } else { "row written" };
-                    self.line(record, at, format!("{text}, seq {seq}"));
-                }
-            }
-            Input::InboundWriteFailed { effect, reason } => {
-                if self.ended(*effect).is_some() {
-                    self.line(record, at, format!("row not written: {reason}"));
-                }
-            }
-            Input::ContainerStarted { effect } => {
-                if let Some(Waiting::Start(attempt)) = self.ended(*effect) {
-                    self.line(record, at, format!("container of attempt {attempt} started"));
-                }
-            }
-            Input::ContainerStartFailed { effect, reason } => {
-                if self.ended(*effect).is_some() {
-                    self.line(record, at, format!("container did not start: {reason}"));
-                }
-            }
-            Input::Delivered { effect, platform_id } => {
-                if let Some(Waiting::Deliver(what)) = self.ended(*effect) {
-                    let id = platform_id.as_deref().map(|id| format!(" as {id}")).unwrap_or_default();
-                    self.line(record, at, format!("{what} delivered{id}"));
-                }
-            }
-            Input::DeliveryFailed { effect, class, reason, .. } => {
-                if let Some(Waiting::Deliver(what)) = self.ended(*effect) {
-                    self.line(record, at, format!("{what} not delivered ({class:?}): {reason}"));
-                }
-            }
-            Input::EffectDone { effect, error } => self.done(record, at, *effect, error.as_deref()),
             Input::Booted(it) if self.message.is_some() && !self.closed => {
                 self.waiting.clear();
                 self.line(record, at, format!("the daemon started again (boot {})", it.boot.0));
             }
-            _ => {}
+            other => {
+                if let Some(text) = self.completion(other) {
+                    self.line(record, at, text);
+                }
+            }
         }
     }
 
-    fn ended(&mut self, effect: EffectId) -> Option<Waiting> {
-        self.waiting.remove(&effect)
+    /// What the end of an effect that was waited for says.
+    fn completion(&mut self, input: &Input) -> Option<String> {
+        Some(match input {
+            Input::InboundWritten { effect, seq, duplicate } => {
+                self.waiting.remove(effect)?;
+                let text = if *duplicate { "a row of that id was there" } else { "row written" };
+                format!("{text}, seq {seq}")
+            }
+            Input::InboundWriteFailed { effect, reason } => {
+                self.waiting.remove(effect)?;
+                format!("row not written: {reason}")
+            }
+            Input::ContainerStarted { effect } => match self.waiting.remove(effect)? {
+                Waiting::Start(attempt) => format!("container of attempt {attempt} started"),
+                _ => return None,
+            },
+            Input::ContainerStartFailed { effect, reason } => {
+                self.waiting.remove(effect)?;
+                format!("container did not start: {reason}")
+            }
+            Input::Delivered { effect, platform_id } => {
+                let what = self.delivery(*effect)?;
+                let id = platform_id.as_deref().map(|id| format!(" as {id}")).unwrap_or_default();
+                format!("{what} delivered{id}")
+            }
+            Input::DeliveryFailed { effect, class, reason, .. } => {
+                let what = self.delivery(*effect)?;
+                format!("{what} not delivered ({class:?}): {reason}")
+            }
+            Input::EffectDone { effect, error } => {
+                let what = match self.waiting.remove(effect)? {
+                    Waiting::Project => "destinations written".to_owned(),
+                    Waiting::Update(what) => format!("row changed: {what}"),
+                    Waiting::Record(what) => format!("delivery of {what} on record"),
+                    Waiting::Write | Waiting::Start(_) | Waiting::Deliver(_) => return None,
+                };
+                match error {
+                    None => what,
+                    Some(error) => format!("{what}: failed: {error}"),
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    fn delivery(&mut self, effect: EffectId) -> Option<String> {
+        match self.waiting.remove(&effect)? {
+            Waiting::Deliver(what) => Some(what),
+            _ => None,
+        }
     }
 
     fn is_open_in(&self, session: SessionNo) -> bool {
@@ -227,20 +246,6 @@ impl Tracer {
         match &row.in_reply_to {
             Some(to) => self.is_row(to),
             None => matches!(self.state, Some(InState::Claimed { .. })),
-        }
-    }
-
-    fn done(&mut self, record: RecordNo, at: At, effect: EffectId, error: Option<&str>) {
-        let Some(waiting) = self.ended(effect) else { return };
-        let what = match waiting {
-            Waiting::Project => "destinations written".to_owned(),
-            Waiting::Update(what) => format!("row changed: {what}"),
-            Waiting::Record(what) => format!("delivery of {what} on record"),
-            Waiting::Write | Waiting::Start(_) | Waiting::Deliver(_) => "ended".to_owned(),
-        };
-        match error {
-            None => self.line(record, at, what),
-            Some(error) => self.line(record, at, format!("{what}: failed: {error}")),
         }
     }
 
