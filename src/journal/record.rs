@@ -233,10 +233,7 @@ pub(crate) fn put<T: Serialize>(out: &mut Vec<u8>, value: &T) {
 }
 
 /// Takes one value off the front of `bytes`.
-pub(crate) fn take<T: Mirror>(bytes: &mut &[u8], what: &'static str) -> Result<T, RecordError>
-where
-    T: 'static,
-{
+pub(crate) fn take<T: Mirror + 'static>(bytes: &mut &[u8], what: &'static str) -> Result<T, RecordError> {
     let wire = take_wire::<T::Wire<'static>>(bytes, what)?;
     Ok(T::from_wire(wire)?)
 }
