@@ -36,6 +36,14 @@ pub fn of_text(text: &str, seed: u64) -> TextFacts {
     }
 }
 
+/// What decisions need of an arrival's content (contract 11).
+pub fn of_content(content: &str, seed: u64) -> TextFacts {
+    let json: Value = serde_json::from_str(content).unwrap_or(Value::Null);
+    let text = json.get("text").and_then(Value::as_str).unwrap_or("");
+    let attachments = json.get("attachments").and_then(Value::as_array).map_or(0, Vec::len);
+    TextFacts { attachments: u16::try_from(attachments).unwrap_or(u16::MAX), ..of_text(text, seed) }
+}
+
 /// One row of messages_out without its text.
 pub fn of_row(row: &Row, seed: u64) -> OutRow {
     match row {
