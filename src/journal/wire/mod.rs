@@ -1,7 +1,7 @@
 //! What the machine's types look like on disk. Every type of the machine that a record or a snapshot carries
 //! has a wire type of its own here; [`Mirror`] leads from one to the other and back.
 //!
-//! One declaration ([`mirror!`]) gives the wire type and both conversions, and its matches have no wildcard:
+//! One declaration (`mirror!`) gives the wire type and both conversions, and its matches have no wildcard:
 //! a variant or field that the machine gains does not compile until it has its place here.
 //!
 //! Invariant: append only. Variants are encoded by their place, so new ones go to the end; nothing is moved or

@@ -513,3 +513,53 @@ fn replay_rate() {
     assert_eq!(report.divergence, None);
     println!("{:.0} records/s", report.records as f64 / seconds);
 }
+
+/// A tape whose last record is a step that panicked: message numbers are used up, which only overflow checks see.
+#[cfg(debug_assertions)]
+fn panicking() -> (Tape, RecordNo) {
+    let mut tape = Tape::new();
+    tape.boot(1);
+    let mut parts = tape.machine.state().to_parts();
+    parts.core.next_message = u64::MAX;
+    tape.machine = Machine::new(crate::machine::state::State::from_parts(parts));
+    tape.recorder = Recorder::new(tape.machine.state());
+    tape.segments.clear();
+    tape.rotate();
+    tape.step(Input::ChannelDown { channel: "chat".into() });
+    let input = Input::MessageArrived(Arrival {
+        channel: "chat".into(),
+        receipt: 1,
+        chat: "chat:a".into(),
+        thread: None,
+        message_id: "m1".into(),
+        facts: TextFacts::default(),
+    });
+    tape.recorder.note(&tape.machine, tape.at, &input);
+    let (number, body) = tape.recorder.panicked(RecordNo(0)).unwrap();
+    let record = (number, body.to_vec());
+    tape.segments[0].records.push(record);
+    (tape, number)
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_step_that_panics_as_recorded_is_told_and_is_no_divergence() {
+    let (tape, number) = panicking();
+    let report = verify(&tape.segments);
+    assert_eq!((report.divergence.as_ref(), report.panicked.as_slice()), (None, [number].as_slice()));
+    assert!(report.to_string().contains(&format!("record {number}: step panicked, as recorded")), "{report}");
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_load_ends_before_an_input_that_the_machine_panics_over_now() {
+    let (mut tape, number) = panicking();
+    tape.segments[0].replace(1, |record| record.outcome = Outcome::Stepped);
+    let found = verify(&tape.segments).divergence.unwrap();
+    assert_eq!((found.record, found.field.as_str()), (number, "step"));
+    assert!(found.actual.contains("overflow"), "{found}");
+    let loaded = load(&tape.segments);
+    assert_eq!(loaded.divergence.map(|found| found.record), Some(number));
+    assert_eq!(loaded.machine.state().to_parts(), tape.machine.state().to_parts());
+    assert_eq!(loaded.digests.root(), tape.recorder.root());
+}
