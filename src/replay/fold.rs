@@ -1,7 +1,8 @@
 //! Folds records through the machine and compares what they say with what it does.
 //!
 //! Invariant: nothing is sent, started or written; effects are looked at and dropped.
-//! Invariant: a record is compared in the order effects, touched components, root; the first difference is reported.
+//! Invariant: a record is compared in the order effects, touched components, root; the first difference is
+//! reported.
 
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,8 +16,8 @@ use crate::machine::input::{Ask, Input};
 use crate::machine::state::{ComponentId, Owner, State};
 use crate::machine::{Machine, Turn, invariants};
 
-/// All invariants and the root in full are checked so often, in records: often enough to find where something went
-/// wrong, rarely enough not to show in the time that a replay takes.
+/// All invariants and the root in full are checked so often, in records: often enough to find where something
+/// went wrong, rarely enough not to show in the time that a replay takes.
 pub const CHECK_EVERY: u64 = 4_096;
 
 /// What a segment's header says, as far as replay asks.
@@ -114,7 +115,8 @@ impl Fold {
     /// Takes one part of the segment's snapshot; the last one puts the machine into its state.
     ///
     /// # Errors
-    /// When it cannot be read, its root is wrong, or it is not the state in which the segment before ended.
+    /// When it cannot be read, and then there is no machine; or its root is wrong, or it is not the state in
+    /// which the segment before ended.
     pub fn snapshot(&mut self, part: &[u8]) -> Result<(), Box<Divergence>> {
         let Some(mut reader) = self.snapshot.take() else {
             return Err(self.at_snapshot("snapshot", "one snapshot", "a second one", Class::DamagedRecord));
@@ -128,30 +130,39 @@ impl Fold {
         self.enter(State::from_parts(parts), root)
     }
 
+    /// Puts the machine into the snapshot's state, also where something about it is wrong.
     fn enter(&mut self, state: State, root: u64) -> Result<(), Box<Divergence>> {
         let digests = Digests::of(&state);
-        let found = digests.root();
-        if self.segment.digest_schema == DIGEST_SCHEMA && found != root {
-            let (expected, actual) = (format!("{root:016x}"), format!("{found:016x}"));
-            return Err(self.at_snapshot("snapshot.root", &expected, &actual, Class::DamagedRecord));
-        }
-        let wrong = invariants::check_all(&state);
-        if !wrong.is_empty() {
-            let wrong = wrong.join("; ");
-            return Err(self.at_snapshot("snapshot.invariants", "none broken", &wrong, Class::CodeChanged));
-        }
-        if self.started {
-            if self.machine.state().core().record != state.core().record {
-                self.report.gaps += 1;
-            } else if self.digests.root() != found {
-                let (expected, actual) = (format!("{root:016x}"), format!("{:016x}", self.digests.root()));
-                return Err(self.at_snapshot("snapshot.root", &expected, &actual, Class::InputMissing));
-            }
-        }
+        let before = self.started.then(|| (self.machine.state().core().record, self.digests.root()));
         self.machine = Machine::new(state);
         self.digests = digests;
         self.started = true;
-        Ok(())
+        self.check_root(root)?;
+        let found = self.digests.root();
+        match before {
+            Some((next, _)) if next != self.machine.state().core().record => self.report.gaps += 1,
+            Some((_, end)) if end != found => {
+                let (expected, actual) = (format!("{found:016x}"), format!("{end:016x}"));
+                return Err(self.at_snapshot("snapshot.root", &expected, &actual, Class::InputMissing));
+            }
+            _ => {}
+        }
+        let wrong = invariants::check_all(self.machine.state());
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let wrong = wrong.join("; ");
+        Err(self.at_snapshot("snapshot.invariants", "none broken", &wrong, Class::CodeChanged))
+    }
+
+    /// The snapshot's components have the root that it names.
+    fn check_root(&self, root: u64) -> Result<(), Box<Divergence>> {
+        let found = self.digests.root();
+        if self.segment.digest_schema != DIGEST_SCHEMA || found == root {
+            return Ok(());
+        }
+        let (expected, actual) = (format!("{root:016x}"), format!("{found:016x}"));
+        Err(self.at_snapshot("snapshot.root", &expected, &actual, Class::DamagedRecord))
     }
 
     /// Reads a record from its frame.
@@ -182,8 +193,8 @@ impl Fold {
         Ok(record)
     }
 
-    /// Steps a record's input and compares. The machine has moved on even where there is a divergence, unless it
-    /// [is broken](Self::is_broken).
+    /// Steps a record's input and compares. The machine has moved on even where there is a divergence, unless
+    /// it [is broken](Self::is_broken).
     pub fn apply(&mut self, record: Record) -> Applied {
         let Record { number, at, outcome, input, effects, touched, root, .. } = record;
         let recorded = Recorded { effects, touched, root };
@@ -274,7 +285,8 @@ impl Fold {
         if digests.is_none() && recorded.root == self.digests.root() {
             return None;
         }
-        // The same components with other digests must give the recorded root; else the record contradicts itself.
+        // The same components with other digests must give the recorded root; else the record contradicts
+        // itself.
         let same_ids = recorded.touched.iter().map(|(id, _)| id).eq(own.iter().map(|(id, _)| id));
         let class = if same_ids && self.digests.root_with(&recorded.touched) != recorded.root {
             Class::DamagedRecord

@@ -1,8 +1,8 @@
 //! Replay: folds a journal through the machine and compares what is on record with what the machine does.
 //!
-//! [`verify`] answers whether a journal replays, [`load`] gives the machine in the state in which the journal ends, and
-//! [`timeline()`] tells the life of one message. All three read the same pieces ([`Piece`]) from segments ([`Source`]),
-//! one frame at a time.
+//! [`verify`] answers whether a journal replays, [`load`] gives the machine in the state in which the journal
+//! ends, and [`timeline()`] tells the life of one message. All three read the same pieces ([`Piece`]) from
+//! segments ([`Source`]), one frame at a time.
 //!
 //! Invariant: nothing is sent, started or written; effects are compared and dropped.
 //! Invariant: memory is bounded by one state and one frame, however long the journal is.
@@ -26,7 +26,8 @@ use report::{Class, Divergence, Report, bounded};
 use segments::{ReplayError, Segments};
 use timeline::{Line, Tracer};
 
-/// Replays a segment, or all segments of a journal folder, and reports what it found, up to the first divergence.
+/// Replays a segment, or all segments of a journal folder, and reports what it found, up to the first
+/// divergence.
 ///
 /// # Errors
 /// When there is no segment, or one cannot be read.
@@ -34,21 +35,25 @@ pub fn verify(path: &Path) -> Result<Report, ReplayError> {
     verify_source(&mut Segments::open(path)?)
 }
 
-/// The state in which the journal of a folder ends; none when there is no segment. The journal was recovered before.
+/// The state in which the journal of a folder ends; none when there is no segment with a whole snapshot. The
+/// journal was recovered before.
 ///
 /// # Errors
-/// When a segment cannot be read.
+/// When a segment cannot be read, or the newest snapshot is in a form that this build cannot take.
 pub fn load(folder: &Path) -> Result<Option<Loaded>, ReplayError> {
     // The newest segment has all that is needed; an older one only where its snapshot is not whole.
     for mut segment in Segments::newest_first(folder)? {
-        if let Some(loaded) = load_source(&mut segment)? {
-            return Ok(Some(loaded));
+        match load_source(&mut segment)? {
+            Load::Loaded(loaded) => return Ok(Some(*loaded)),
+            Load::NoSnapshot => {}
+            Load::Unreadable(found) => return Err(ReplayError::Snapshot { path: folder.to_owned(), found }),
         }
     }
     Ok(None)
 }
 
-/// The timeline of an inbound message, named by its platform's id or its row's, in a segment or a journal folder.
+/// The timeline of an inbound message, named by its platform's id or its row's, in a segment or a journal
+/// folder.
 ///
 /// # Errors
 /// When there is no segment, or one cannot be read.
@@ -154,32 +159,43 @@ pub struct Loaded {
     pub last_record: Option<RecordNo>,
     /// Records read.
     pub records: u64,
-    /// The first difference. The state is what this build makes of the inputs; what it lacks, the session folders
-    /// tell at start, because rows win over the journal.
+    /// The first difference. The state is what this build makes of the inputs; what it lacks, the session
+    /// folders tell at start, because rows win over the journal.
     pub divergence: Option<Divergence>,
 }
 
-/// The state in which one segment ends; none when its snapshot is not whole.
+/// How the load of one segment ended.
+#[derive(Debug)]
+pub enum Load {
+    /// There is a state.
+    Loaded(Box<Loaded>),
+    /// Its snapshot is not whole: it was begun and never used.
+    NoSnapshot,
+    /// Its snapshot is whole and cannot be taken.
+    Unreadable(Box<Divergence>),
+}
+
+/// The state in which one segment ends.
 ///
-/// A difference does not end the load: the machine goes on with what this build decides. A record that cannot be read
-/// ends it, and so does an input that the machine panics over: the state before it counts.
+/// A difference does not end the load: the machine goes on with what this build decides. A record that cannot
+/// be read ends it, and so does an input that the machine panics over: the state before it counts.
 ///
 /// # Errors
 /// When the source cannot be read.
-pub fn load_source<S: Source>(source: &mut S) -> Result<Option<Loaded>, S::Error> {
-    let mut load = Load::up_to(None);
-    source.read(&mut |piece| load.take(piece))?;
-    if load.fold.is_broken() {
+pub fn load_source<S: Source>(source: &mut S) -> Result<Load, S::Error> {
+    let mut loader = Loader::up_to(None);
+    source.read(&mut |piece| loader.take(piece))?;
+    if loader.fold.is_broken() {
         // The step that panicked left the machine in no known state, so it is led up to that record once more.
-        let (until, found) = (load.last, load.first);
-        load = Load::up_to(until);
-        load.first = found;
-        source.read(&mut |piece| load.take(piece))?;
+        let (until, found) = (loader.last, loader.first);
+        loader = Loader::up_to(until);
+        loader.first = found;
+        source.read(&mut |piece| loader.take(piece))?;
     }
-    Ok(load.finish())
+    Ok(loader.finish())
 }
 
-struct Load {
+struct Loader {
     fold: Fold,
     /// The record to stop before.
     until: Option<RecordNo>,
@@ -189,7 +205,7 @@ struct Load {
     last: Option<RecordNo>,
 }
 
-impl Load {
+impl Loader {
     fn up_to(until: Option<RecordNo>) -> Self {
         Self { fold: Fold::default(), until, first: None, last: None }
     }
@@ -198,6 +214,11 @@ impl Load {
         let Piece::Record(number, body) = piece else {
             return match advance(&mut self.fold, piece) {
                 Ok(()) => ControlFlow::Continue(()),
+                // A snapshot that was taken stands, whatever else is wrong with it.
+                Err(found) if self.fold.has_started() && matches!(piece, Piece::Snapshot(_)) => {
+                    self.first.get_or_insert(found);
+                    ControlFlow::Continue(())
+                }
                 Err(found) => self.stop(found),
             };
         };
@@ -219,23 +240,17 @@ impl Load {
         ControlFlow::Break(())
     }
 
-    fn finish(self) -> Option<Loaded> {
+    fn finish(self) -> Load {
         if !self.fold.has_started() {
-            return None;
+            return self.first.map_or(Load::NoSnapshot, Load::Unreadable);
         }
         let records = self.fold.report().records;
         let (machine, digests) = self.fold.into_machine();
         let state = machine.state();
         let (last_at, last_wall) = (state.core().at, state.wall());
-        Some(Loaded {
-            last_at,
-            last_wall,
-            last_record: self.last,
-            records,
-            divergence: self.first.map(|found| *found),
-            digests,
-            machine,
-        })
+        let (last_record, divergence) = (self.last, self.first.map(|found| *found));
+        let loaded = Loaded { machine, digests, last_at, last_wall, last_record, records, divergence };
+        Load::Loaded(Box::new(loaded))
     }
 }
 

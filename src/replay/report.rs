@@ -6,7 +6,8 @@ use crate::base::{At, RecordNo, SessionNo};
 use crate::journal::record::DIGEST_SCHEMA;
 use crate::machine::state::ComponentId;
 
-/// Text of an expected or actual value is cut to so many characters: enough to see a difference, little enough to read.
+/// Text of an expected or actual value is cut to so many characters: enough to see a difference, little
+/// enough to read.
 pub const VALUE_MAX: usize = 400;
 
 /// Records of panicked steps that a report names one by one; a journal has one per crash.
@@ -106,7 +107,7 @@ impl fmt::Display for Report {
         if self.foreign_digests > 0 {
             write!(
                 f,
-                "\n  digests were not compared in {} of {} segments: their digest schema is not {DIGEST_SCHEMA}",
+                "\n  digests were not compared in {} of {} segments: their schema is not {DIGEST_SCHEMA}",
                 thousands(self.foreign_digests),
                 thousands(self.segments)
             )?;

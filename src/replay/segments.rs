@@ -1,7 +1,8 @@
-//! Reads the segments of a journal as pieces, without changing anything: also beside a daemon that is writing them.
+//! Reads the segments of a journal as pieces, without changing anything: also beside a daemon that is writing
+//! them.
 //!
-//! Invariant: a record is read once. Where a rotation that was cut short left two segments that overlap, the older one
-//! ends where the newer one begins.
+//! Invariant: a record is read once. Where a rotation that was cut short left two segments that overlap, the
+//! older one ends where the newer one begins.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,6 +10,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::fold::SegmentFacts;
+use super::report::Divergence;
 use super::{Piece, Source};
 use crate::base::RecordNo;
 use crate::journal::frame::{self, Kind, MAGIC};
@@ -29,6 +31,14 @@ pub enum ReplayError {
         /// What the system said.
         source: io::Error,
     },
+    /// The newest snapshot is in a form that this build cannot take.
+    #[error("the newest snapshot in {path} cannot be taken: {} ({})", found.actual, found.class)]
+    Snapshot {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        found: Box<Divergence>,
+    },
     /// There is nothing to replay.
     #[error("{path} holds no journal segment")]
     Empty {
@@ -43,6 +53,10 @@ impl ReplayError {
         match self {
             Self::Segment(error) => error.hint(),
             Self::Io { .. } => "see that the path is there and may be read",
+            Self::Snapshot { .. } => {
+                "start the build that wrote it, or move the journal folder aside: the session folders hold the \
+                 messages, and the daemon adopts what is open in them"
+            }
             Self::Empty { .. } => "name a file that ends in .ltj, or the `journal` folder of a data folder",
         }
     }

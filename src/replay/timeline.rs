@@ -1,7 +1,8 @@
 //! The life of one inbound message as lines: what happened to it, when, and how long after the line before.
 //!
-//! Everything is derived from inputs and effects that name the message or the attempt that works on it, and from the
-//! message's own state; replies are rows that say they answer it, and rows of its session while it was claimed.
+//! Everything is derived from inputs and effects that name the message or the attempt that works on it, and
+//! from the message's own state; replies are rows that say they answer it, and rows of its session while it
+//! was claimed.
 
 use std::collections::BTreeMap;
 use std::fmt;

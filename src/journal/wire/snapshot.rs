@@ -1,6 +1,7 @@
 //! Snapshots as bytes: the components of a state in parts of bounded size, with the root over all of them.
 //!
-//! Invariant: a part holds whole items; the first part begins with the head, the last ends with the count of items.
+//! Invariant: a part holds whole items; the first part begins with the head, the last ends with the count of
+//! items.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,8 +15,8 @@ use crate::machine::Machine;
 use crate::machine::policy::Policy;
 use crate::machine::state::{Channel, Core, Directory, Parts, State};
 
-/// A part is closed when it has grown to this many bytes. One item is at most a few hundred KiB (a destination with a
-/// full queue), so a part stays far below the 4 MiB of a frame.
+/// A part is closed when it has grown to this many bytes. One item is at most a few hundred KiB (a
+/// destination with a full queue), so a part stays far below the 4 MiB of a frame.
 pub const PART_TARGET: usize = 1 << 20;
 
 /// One item of a snapshot. Append only, see [`super`].
@@ -35,10 +36,10 @@ enum Item<'a> {
     End { items: u64 },
 }
 
-/// Whether a snapshot may be taken now: only while no deadline has passed. Deadlines are not part of a snapshot but derived
-/// from it, and one that has passed without its timer having fired is not derived again; the records after
-/// the snapshot would then fire a timer that replay does not have. Timers fire within a turn of the loop, so the
-/// next chance is near.
+/// Whether a snapshot may be taken now: only while no deadline has passed. Deadlines are not part of a
+/// snapshot but derived from it, and one that has passed without its timer having fired is not derived again;
+/// the records after the snapshot would then fire a timer that replay does not have. Timers fire within a
+/// turn of the loop, so the next chance is near.
 pub fn may_snapshot(machine: &Machine) -> bool {
     machine.next_deadline().is_none_or(|(deadline, _)| deadline > machine.state().core().at)
 }

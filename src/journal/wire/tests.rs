@@ -196,7 +196,9 @@ fn no_message_text_has_a_place_in_an_arrival() {
 
 proptest! {
     #[test]
-    fn bytes_that_are_no_record_give_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn bytes_that_are_no_record_give_an_error_and_no_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..400)
+    ) {
         let _ = decode_record(RECORD_SCHEMA, &bytes);
         let _ = SnapshotReader::default().take(RECORD_SCHEMA, &bytes);
         let _ = take_wire::<input::Input<'static>>(&mut bytes.as_slice(), "an input");

@@ -16,7 +16,7 @@ use crate::machine::policy::Policy;
 use crate::machine::{Machine, Turn};
 use crate::replay::fold::SegmentFacts;
 use crate::replay::report::{Class, Report};
-use crate::replay::{Piece, Source, load_source, timeline_source, verify_source};
+use crate::replay::{Load, Loaded, Piece, Source, load_source, timeline_source, verify_source};
 use crate::session::rows::Address;
 
 /// One segment in memory.
@@ -62,6 +62,13 @@ impl Source for Memory {
 fn verify(segments: &[Segment]) -> Report {
     let Ok(report) = verify_source(&mut Memory(segments.to_vec()));
     report
+}
+
+fn load(segments: &[Segment]) -> Loaded {
+    match load_source(&mut Memory(segments.to_vec())) {
+        Ok(Load::Loaded(loaded)) => *loaded,
+        Ok(other) => panic!("{other:?}"),
+    }
 }
 
 /// A machine whose steps are recorded.
@@ -346,16 +353,14 @@ fn a_recorded_panic_that_does_not_come_again_is_changed_code() {
     tape.segments[0].records.push((number, body));
     let found = verify(&tape.segments).divergence.unwrap();
     assert_eq!((found.record, found.field.as_str(), found.class), (number, "step", Class::CodeChanged));
-    let Ok(loaded) = load_source(&mut Memory(tape.segments.clone()));
-    let loaded = loaded.unwrap();
+    let loaded = load(&tape.segments);
     assert_eq!(loaded.machine.state().to_parts(), tape.machine.state().to_parts());
 }
 
 #[test]
 fn a_load_ends_in_the_state_that_was_recorded() {
     let tape = tape();
-    let Ok(loaded) = load_source(&mut Memory(tape.segments[2..].to_vec()));
-    let loaded = loaded.unwrap();
+    let loaded = load(&tape.segments[2..]);
     assert_eq!(loaded.divergence, None);
     assert_eq!(loaded.machine.state().to_parts(), tape.machine.state().to_parts());
     assert_eq!(loaded.digests.root(), tape.recorder.root());
@@ -369,8 +374,7 @@ fn a_load_goes_on_after_a_difference_and_reports_it() {
     let tape = tape();
     let mut segments = tape.segments.clone();
     segments[1].replace(0, |record| record.effects.clear());
-    let Ok(loaded) = load_source(&mut Memory(segments));
-    let loaded = loaded.unwrap();
+    let loaded = load(&segments);
     assert_eq!(loaded.divergence.map(|found| found.field), Some("effects[0]".into()));
     assert_eq!(loaded.machine.state().to_parts(), tape.machine.state().to_parts());
 }
@@ -379,8 +383,27 @@ fn a_load_goes_on_after_a_difference_and_reports_it() {
 fn a_segment_without_its_whole_snapshot_cannot_be_loaded() {
     let mut segment = tape().segments.remove(1);
     segment.snapshot.clear();
-    let Ok(loaded) = load_source(&mut Memory(vec![segment]));
-    assert!(loaded.is_none());
+    assert!(matches!(load_source(&mut Memory(vec![segment.clone()])), Ok(Load::Unreadable(_))));
+    segment.records.clear();
+    assert!(matches!(load_source(&mut Memory(vec![segment])), Ok(Load::NoSnapshot)));
+}
+
+#[test]
+fn a_snapshot_of_another_schema_is_not_taken_for_an_empty_journal() {
+    let mut segment = tape().segments.remove(1);
+    segment.facts.record_schema = RECORD_SCHEMA + 1;
+    let Ok(Load::Unreadable(found)) = load_source(&mut Memory(vec![segment])) else { panic!("taken") };
+    assert_eq!(found.class, Class::Schema);
+}
+
+#[test]
+fn a_snapshot_with_a_wrong_root_is_loaded_and_reported() {
+    let tape = tape();
+    let mut segments = tape.segments[..1].to_vec();
+    segments[0].snapshot = encode_snapshot(Machine::default().state(), 5);
+    let loaded = load(&segments);
+    assert_eq!(loaded.divergence.map(|found| found.field), Some("snapshot.root".into()));
+    assert_eq!(loaded.records, 3);
 }
 
 #[test]
@@ -468,7 +491,8 @@ fn no_snapshot_is_taken_between_a_deadline_and_its_timer() {
     assert_eq!(report.divergence, None, "{report}");
 }
 
-/// How fast replay is. `cargo test --release replay_rate -- --ignored --nocapture`; the aim is 500,000 records/s.
+/// How fast replay is. `cargo test --release replay_rate -- --ignored --nocapture`; the aim is 500,000
+/// records/s.
 #[test]
 #[ignore = "a measurement, and only in a release build one that means anything"]
 fn replay_rate() {
@@ -488,4 +512,54 @@ fn replay_rate() {
     let seconds = started.elapsed().as_secs_f64();
     assert_eq!(report.divergence, None);
     println!("{:.0} records/s", report.records as f64 / seconds);
+}
+
+/// A tape whose last record is a step that panicked: message numbers are used up, which only overflow checks see.
+#[cfg(debug_assertions)]
+fn panicking() -> (Tape, RecordNo) {
+    let mut tape = Tape::new();
+    tape.boot(1);
+    let mut parts = tape.machine.state().to_parts();
+    parts.core.next_message = u64::MAX;
+    tape.machine = Machine::new(crate::machine::state::State::from_parts(parts));
+    tape.recorder = Recorder::new(tape.machine.state());
+    tape.segments.clear();
+    tape.rotate();
+    tape.step(Input::ChannelDown { channel: "chat".into() });
+    let input = Input::MessageArrived(Arrival {
+        channel: "chat".into(),
+        receipt: 1,
+        chat: "chat:a".into(),
+        thread: None,
+        message_id: "m1".into(),
+        facts: TextFacts::default(),
+    });
+    tape.recorder.note(&tape.machine, tape.at, &input);
+    let (number, body) = tape.recorder.panicked(RecordNo(0)).unwrap();
+    let record = (number, body.to_vec());
+    tape.segments[0].records.push(record);
+    (tape, number)
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_step_that_panics_as_recorded_is_told_and_is_no_divergence() {
+    let (tape, number) = panicking();
+    let report = verify(&tape.segments);
+    assert_eq!((report.divergence.as_ref(), report.panicked.as_slice()), (None, [number].as_slice()));
+    assert!(report.to_string().contains(&format!("record {number}: step panicked, as recorded")), "{report}");
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_load_ends_before_an_input_that_the_machine_panics_over_now() {
+    let (mut tape, number) = panicking();
+    tape.segments[0].replace(1, |record| record.outcome = Outcome::Stepped);
+    let found = verify(&tape.segments).divergence.unwrap();
+    assert_eq!((found.record, found.field.as_str()), (number, "step"));
+    assert!(found.actual.contains("overflow"), "{found}");
+    let loaded = load(&tape.segments);
+    assert_eq!(loaded.divergence.map(|found| found.record), Some(number));
+    assert_eq!(loaded.machine.state().to_parts(), tape.machine.state().to_parts());
+    assert_eq!(loaded.digests.root(), tape.recorder.root());
 }
