@@ -113,7 +113,11 @@ fn unquote(value: &str) -> Option<String> {
     for quote in ['"', '\''] {
         if let Some(rest) = value.strip_prefix(quote) {
             let inner = rest.strip_suffix(quote)?;
-            return Some(if quote == '"' { inner.replace("\\\"", "\"").replace("\\\\", "\\") } else { inner.to_owned() });
+            return Some(if quote == '"' {
+                inner.replace("\\\"", "\"").replace("\\\\", "\\")
+            } else {
+                inner.to_owned()
+            });
         }
     }
     Some(value.split(" #").next().unwrap_or(value).trim_end().to_owned())

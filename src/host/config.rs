@@ -210,8 +210,12 @@ impl<'de> Deserialize<'de> for Span {
         }
         match Raw::deserialize(deserializer) {
             Ok(Raw::Text(text)) => text.parse().map_err(D::Error::custom),
-            Ok(Raw::Number(n)) => Err(D::Error::custom(format!("a duration needs a unit: \"{n}s\" or \"{n}ms\""))),
-            Err(_) => Err(D::Error::custom("a duration is a text such as \"250ms\", \"5s\", \"10m\", \"24h\" or \"30d\"")),
+            Ok(Raw::Number(n)) => {
+                Err(D::Error::custom(format!("a duration needs a unit: \"{n}s\" or \"{n}ms\"")))
+            }
+            Err(_) => Err(D::Error::custom(
+                "a duration is a text such as \"250ms\", \"5s\", \"10m\", \"24h\" or \"30d\"",
+            )),
         }
     }
 }
@@ -220,7 +224,8 @@ impl std::str::FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is not a duration; write \"250ms\", \"5s\", \"10m\", \"24h\" or \"30d\"");
+        let bad =
+            || format!("{text:?} is not a duration; write \"250ms\", \"5s\", \"10m\", \"24h\" or \"30d\"");
         let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
         let (number, unit) = text.split_at(split);
         let number: u64 = number.parse().map_err(|_| bad())?;
@@ -388,7 +393,9 @@ impl ConfigError {
         match self {
             Self::Io { .. } => "name a file that can be read with --config, or leave the flag out".into(),
             Self::Invalid { nearest: Some(key), .. } => format!("did you mean {key:?}?"),
-            Self::Invalid { .. } | Self::Value { .. } => "`lamplighter init` writes a file with every key".into(),
+            Self::Invalid { .. } | Self::Value { .. } => {
+                "`lamplighter init` writes a file with every key".into()
+            }
         }
     }
 }
@@ -442,10 +449,17 @@ impl Config {
     }
 
     fn set_from_environment(&mut self, name: &'static str, value: &str) -> Result<(), ConfigError> {
-        fn word<T: for<'de> Deserialize<'de>>(name: &'static str, value: &str, allowed: &'static str) -> Result<T, ConfigError> {
+        fn word<T: for<'de> Deserialize<'de>>(
+            name: &'static str,
+            value: &str,
+            allowed: &'static str,
+        ) -> Result<T, ConfigError> {
             let found = format!("{value:?}");
-            serde_json::from_value(Value::from(value.to_lowercase()))
-                .map_err(|_| ConfigError::Value { key: name, found, allowed })
+            serde_json::from_value(Value::from(value.to_lowercase())).map_err(|_| ConfigError::Value {
+                key: name,
+                found,
+                allowed,
+            })
         }
         match name {
             "LAMPLIGHTER_RUNTIME" => self.runtime.kind = word(name, value, "process or docker")?,
@@ -460,10 +474,18 @@ impl Config {
         let fail = |key, found: String, allowed| Err(ConfigError::Value { key, found, allowed });
         let agent = &self.agent;
         if !is_safe_name(&agent.folder) || agent.folder.starts_with('.') || agent.folder.contains(':') {
-            return fail("agent.folder", format!("{:?}", agent.folder), "one plain folder name without colons");
+            return fail(
+                "agent.folder",
+                format!("{:?}", agent.folder),
+                "one plain folder name without colons",
+            );
         }
         if jiff::tz::TimeZone::get(&agent.timezone).is_err() {
-            return fail("agent.timezone", format!("{:?}", agent.timezone), "an IANA name such as \"Europe/Zurich\"");
+            return fail(
+                "agent.timezone",
+                format!("{:?}", agent.timezone),
+                "an IANA name such as \"Europe/Zurich\"",
+            );
         }
         if !(1..=1_000).contains(&agent.max_messages_per_prompt) {
             let found = agent.max_messages_per_prompt.to_string();
@@ -483,7 +505,11 @@ impl Config {
         }
         for name in &agent.env {
             if name.is_empty() || name.contains(['=', '\0']) {
-                return fail("agent.env", format!("{name:?}"), "names of environment variables, without values");
+                return fail(
+                    "agent.env",
+                    format!("{name:?}"),
+                    "names of environment variables, without values",
+                );
             }
         }
         Ok(())
@@ -517,7 +543,8 @@ mod tests {
     #[test]
     fn no_file_is_the_defaults_but_a_named_one_must_be_there() {
         let folder = tempfile::tempdir().unwrap();
-        let load = |named: Option<&Path>| Config::load(named, folder.path(), &|_| None, &Overrides::default());
+        let load =
+            |named: Option<&Path>| Config::load(named, folder.path(), &|_| None, &Overrides::default());
         assert_eq!(load(None).unwrap(), Config::default());
         assert_eq!(Config::default().policy.policy(), Policy::default());
         let error = load(Some(Path::new("/nowhere.toml"))).unwrap_err();

@@ -4,8 +4,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -131,8 +131,9 @@ impl ControlServer {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
-        let thread =
-            std::thread::Builder::new().name("control".into()).spawn(move || accept(&listener, &stop, &handler))?;
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || accept(&listener, &stop, &handler))?;
         Ok(Self { path: path.to_owned(), stopping, thread: Some(thread) })
     }
 }
@@ -182,8 +183,12 @@ fn serve(mut stream: UnixStream, handler: &Handler) -> io::Result<()> {
         let mut line = String::new();
         BufReader::new(&stream).take(LINE_MAX).read_line(&mut line)?;
         match serde_json::from_str::<Line>(&line) {
-            Ok(line) if line.protocol == PROTOCOL => handler(line.request).map_or_else(Answer::Error, Answer::Ok),
-            Ok(line) => Answer::Error(format!("this daemon speaks protocol {PROTOCOL}, not {}", line.protocol)),
+            Ok(line) if line.protocol == PROTOCOL => {
+                handler(line.request).map_or_else(Answer::Error, Answer::Ok)
+            }
+            Ok(line) => {
+                Answer::Error(format!("this daemon speaks protocol {PROTOCOL}, not {}", line.protocol))
+            }
             Err(error) => Answer::Error(format!("not a request of this protocol: {error}")),
         }
     };

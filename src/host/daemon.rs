@@ -182,7 +182,9 @@ impl Daemon {
             info!(self.log, "the wall clock moved"; "seconds" => drift / 1_000_000);
             inputs.push(Input::ClockSet { offset });
         }
-        if let Some((deadline, key)) = self.machine.next_deadline().filter(|(deadline, _)| *deadline <= self.at()) {
+        if let Some((deadline, key)) =
+            self.machine.next_deadline().filter(|(deadline, _)| *deadline <= self.at())
+        {
             inputs.push(Input::TimerDue { key, deadline });
         }
     }
@@ -216,7 +218,8 @@ impl Daemon {
             if let Input::OutboundRead { session, .. } | Input::Looked { session, .. } = &input {
                 settled.insert(*session);
             }
-            if let Input::OutboundRead { session, reading } | Input::Looked { session, reading, .. } = &input {
+            if let Input::OutboundRead { session, reading } | Input::Looked { session, reading, .. } = &input
+            {
                 self.note_more(*session, reading);
             }
             self.recorder.note(&self.machine, at, &input);
@@ -522,14 +525,20 @@ impl Daemon {
             }
             ContainerEvent::Output { session, attempt, line } => {
                 let name = self.machine.state().session(session).map(|known| known.name.to_string());
-                let log = self.log.new(o!("session" => name.unwrap_or_default(), "attempt" => attempt.to_string()));
+                let log =
+                    self.log.new(o!("session" => name.unwrap_or_default(), "attempt" => attempt.to_string()));
                 debug!(log, "{}", line);
                 None
             }
         }
     }
 
-    fn take_control(&mut self, request: Request, reply: Sender<Result<Value, String>>, inputs: &mut Vec<Input>) {
+    fn take_control(
+        &mut self,
+        request: Request,
+        reply: Sender<Result<Value, String>>,
+        inputs: &mut Vec<Input>,
+    ) {
         let state = self.machine.state();
         let answer = match request {
             Request::Status => Ok(status::status(
@@ -572,7 +581,10 @@ impl Daemon {
             && state.alive().is_empty()
             && state.sessions().values().all(|session| !matches!(session.phase, Phase::Closing { .. }))
             && state.effects().values().all(|owner| {
-                matches!(owner, crate::machine::state::Owner::Delivery(_) | crate::machine::state::Owner::Look(_))
+                matches!(
+                    owner,
+                    crate::machine::state::Owner::Delivery(_) | crate::machine::state::Owner::Look(_)
+                )
             });
         quiet || Instant::now() >= limit
     }

@@ -85,7 +85,9 @@ impl FolderError {
         match self {
             Self::NotOurs { .. } => "run as its owner, or name another folder with --data",
             Self::TooNew { .. } => "use the build that made it, or a newer one",
-            Self::Damaged { .. } => "restore it from a backup; it holds one line of JSON with format and installation",
+            Self::Damaged { .. } => {
+                "restore it from a backup; it holds one line of JSON with format and installation"
+            }
             Self::InUse { .. } => "stop it first, or name another folder with --data",
             Self::Io { .. } => "see that the folder exists, is yours and has space",
         }

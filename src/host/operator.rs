@@ -84,7 +84,9 @@ fn find_open(state: &State, text: &str) -> Result<SessionNo, String> {
 fn find_inbound(state: &State, data: &DataFolder, text: &str) -> Result<(SessionNo, NewInbound), String> {
     let suffixed = format!("{text}:{}", state.directory().group);
     for (&no, session) in state.sessions() {
-        let Ok(writer) = InboundWriter::open(&SessionFolder::nested(data.session(&session.name))) else { continue };
+        let Ok(writer) = InboundWriter::open(&SessionFolder::nested(data.session(&session.name))) else {
+            continue;
+        };
         for id in [text, suffixed.as_str()] {
             if let Some(row) = writer.message(id).map_err(|error| error.to_string())? {
                 return Ok((no, row));

@@ -252,11 +252,19 @@ impl Performer {
         self.inbound.push(session, Job { effect, folder, name: known.name.clone(), work });
     }
 
-    fn row(&mut self, id: String, body: Body, trigger: bool, origin: Address, at: String) -> Option<NewInbound> {
+    fn row(
+        &mut self,
+        id: String,
+        body: Body,
+        trigger: bool,
+        origin: Address,
+        at: String,
+    ) -> Option<NewInbound> {
         let content = match body {
             Body::Arrived { channel, receipt } => self.bodies.take_arrived(&channel, receipt)?.content,
             Body::Note(note) => {
-                json!({"text": words::agent_note(&note), "sender": "system", "senderId": "system"}).to_string()
+                json!({"text": words::agent_note(&note), "sender": "system", "senderId": "system"})
+                    .to_string()
             }
         };
         let mut row = NewInbound::new(id, "chat", at, origin, content);
@@ -295,7 +303,13 @@ impl Performer {
     }
 
     /// Everything is in place: watch, scan, and start when the scan is done.
-    pub fn prepared(&mut self, state: &State, effect: EffectId, session: SessionNo, result: Result<StartSpec, String>) {
+    pub fn prepared(
+        &mut self,
+        state: &State,
+        effect: EffectId,
+        session: SessionNo,
+        result: Result<StartSpec, String>,
+    ) {
         match result {
             Err(reason) => self.start_failed(effect, reason),
             Ok(spec) => {
@@ -388,7 +402,10 @@ impl Performer {
     ) {
         let fail = |class, reason: &str| {
             let reason = reason.to_owned();
-            send(&self.events, Event::Input(Input::DeliveryFailed { effect, class, reason, retry_after: None }));
+            send(
+                &self.events,
+                Event::Input(Input::DeliveryFailed { effect, class, reason, retry_after: None }),
+            );
         };
         let Some((channel, chat)) = to.chat() else {
             return fail(DeliveryFault::Permanent, "it names no chat");
@@ -421,7 +438,8 @@ impl Performer {
                 };
                 let (name, folder) = (known.name.clone(), self.data.session(&known.name));
                 self.fetching.insert(effect, (delivery, channel));
-                self.side.push(session, Side::Fetch { effect, job: Box::new(Fetch { name, folder, rowid, id }) });
+                self.side
+                    .push(session, Side::Fetch { effect, job: Box::new(Fetch { name, folder, rowid, id }) });
             }
         }
     }
@@ -436,7 +454,10 @@ impl Performer {
             }
             Err((reason, passing)) => {
                 let class = if passing { DeliveryFault::Transient } else { DeliveryFault::Permanent };
-                send(&self.events, Event::Input(Input::DeliveryFailed { effect, class, reason, retry_after: None }));
+                send(
+                    &self.events,
+                    Event::Input(Input::DeliveryFailed { effect, class, reason, retry_after: None }),
+                );
             }
         }
     }
@@ -533,14 +554,15 @@ impl SideWorker {
         let folder = SessionFolder::nested(&job.folder);
         // Left by a daemon that was killed while it was here.
         drop(std::fs::remove_dir_all(&job.into));
-        let read = outbound::recover(&job.name, &folder, &job.into, Guard::default()).and_then(|mut reader| {
-            reader.read(&ReadAsk {
-                cursor: job.plan.cursor.as_ref(),
-                ids: &job.plan.ids,
-                max_rows: RECOVER_ROWS.min(job.plan.room.max(1) as usize),
-                max_bytes: RECOVER_BYTES,
-            })
-        });
+        let read =
+            outbound::recover(&job.name, &folder, &job.into, Guard::default()).and_then(|mut reader| {
+                reader.read(&ReadAsk {
+                    cursor: job.plan.cursor.as_ref(),
+                    ids: &job.plan.ids,
+                    max_rows: RECOVER_ROWS.min(job.plan.room.max(1) as usize),
+                    max_bytes: RECOVER_BYTES,
+                })
+            });
         if let Err(error) = std::fs::remove_dir_all(&job.into) {
             error!(self.log, "cannot remove a recovered copy"; "path" => %job.into.display(), "error" => %error);
         }

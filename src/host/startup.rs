@@ -18,8 +18,8 @@ use super::folder::{DataFolder, FolderError};
 use super::perform::{Performer, send};
 use super::{agent, facts, operator};
 use crate::base::{At, BootNo, Clock, Ms, OsDisk, RecordNo, SessionName, Wall};
-use crate::channels::chat::Chat;
 use crate::channels::Channel;
+use crate::channels::chat::Chat;
 use crate::containers::Containers;
 use crate::containers::process::Processes;
 use crate::journal::boot::{self, BootError};
@@ -263,7 +263,11 @@ fn process_command(config: &Config) -> Result<Vec<OsString>, StartError> {
     if path.is_file() { Ok(vec![path.into()]) } else { Err(StartError::NoRunner { path }) }
 }
 
-fn start_reactor(config: &Config, data: &DataFolder, events: &Sender<Event>) -> Result<Arc<Reactor>, StartError> {
+fn start_reactor(
+    config: &Config,
+    data: &DataFolder,
+    events: &Sender<Event>,
+) -> Result<Arc<Reactor>, StartError> {
     let settings = reactor::Config {
         resync_every: config.reactor.resync.0.into(),
         limits: reactor::Limits {

@@ -138,7 +138,9 @@ pub fn session(state: &State, no: SessionNo, at: At) -> Value {
                     ("held until the message before it is settled".to_owned(), None)
                 }
                 InState::Queued { wait } => ("waits".to_owned(), state.due_at(*wait).map(|due| due - at)),
-                InState::Claimed { attempt, since, .. } => (format!("claimed by {attempt}"), Some(at - *since)),
+                InState::Claimed { attempt, since, .. } => {
+                    (format!("claimed by {attempt}"), Some(at - *since))
+                }
                 InState::Settling { .. } => ("settling".to_owned(), None),
             };
             json!({

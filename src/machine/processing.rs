@@ -338,25 +338,20 @@ impl Step<'_> {
             .copied()
             .filter(|&no| self.state.inbound(no).is_some_and(|m| m.suspect || m.tries > 0))
             .collect();
+        let culprit = match (abnormal, claimed.as_slice(), offenders.as_slice()) {
+            (true, &[only], _) | (true, _, &[only]) => Some(only),
+            _ => None,
+        };
         for &no in &claimed {
-            if let Some(message) = self.state.inbound_mut(no)
-                && let InState::Claimed { mark, .. } = message.state
-            {
+            let Some(message) = self.state.inbound_mut(no) else { continue };
+            if let InState::Claimed { mark, .. } = message.state {
                 message.void = Some(mark);
             }
-            self.requeue(no);
-        }
-        if !abnormal {
-            return;
-        }
-        match (claimed.as_slice(), offenders.as_slice()) {
-            (&[only], _) | (_, &[only]) => self.try_again(only, None),
-            _ => {
-                for &no in &claimed {
-                    if let Some(message) = self.state.inbound_mut(no) {
-                        message.suspect = true;
-                    }
-                }
+            message.suspect |= abnormal && culprit.is_none();
+            if culprit == Some(no) {
+                self.try_again(no, None);
+            } else {
+                self.requeue(no);
             }
         }
     }

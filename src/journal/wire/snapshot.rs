@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::{EffectNo, Mirror, WireError, state as wire};
 use crate::base::{EffectId, SessionNo};
 use crate::journal::record::{RecordError, Schema, put, take_wire, upcast};
-use crate::machine::Machine;
 use crate::machine::policy::Policy;
 use crate::machine::state::{Channel, Core, Directory, Parts, State};
 
@@ -34,14 +33,6 @@ enum Item<'a> {
     Destination(u32, wire::Destination<'a>),
     Effect(EffectNo<'a>, wire::Owner<'a>),
     End { items: u64 },
-}
-
-/// Whether a snapshot may be taken now: only while no deadline has passed. Deadlines are not part of a
-/// snapshot but derived from it, and one that has passed without its timer having fired is not derived again;
-/// the records after the snapshot would then fire a timer that replay does not have. Timers fire within a
-/// turn of the loop, so the next chance is near.
-pub fn may_snapshot(machine: &Machine) -> bool {
-    machine.next_deadline().is_none_or(|(deadline, _)| deadline > machine.state().core().at)
 }
 
 /// Encodes a snapshot of a state whose root is `root`, in parts to be written in order.
