@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lamplighter::base::Ms;
 use serde_json::Value;
@@ -104,7 +104,7 @@ impl Stop {
 
     /// Waits for so long, for ever without a time, or until asked to stop. Returns the last as an error.
     fn wait(&self, time: Option<Ms>) -> Result<(), TurnOver> {
-        let until = time.map(|time| Instant::now() + time.into());
+        let until = time.map(|time| Instant::now() + Duration::from(time));
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         while !*asked {
             asked = match until.map(|until| until.saturating_duration_since(Instant::now())) {
