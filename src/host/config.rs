@@ -249,7 +249,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.0;
         let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-        match units.into_iter().find(|(factor, _)| ms % factor == 0) {
+        match units.into_iter().find(|&(factor, _)| ms.is_multiple_of(factor)) {
             Some((factor, unit)) => write!(f, "{}{unit}", ms / factor),
             None => write!(f, "{ms}ms"),
         }

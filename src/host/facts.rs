@@ -23,7 +23,6 @@ const REASON_MAX: usize = 400;
 /// What decisions need of a text. `seed` keys its digest, so that equal texts of two installations differ in it.
 pub fn of_text(text: &str, seed: u64) -> TextFacts {
     let command = text
-        .trim_start()
         .split_whitespace()
         .next()
         .filter(|word| word.starts_with('/') && word.len() > 1 && word.len() <= 64)

@@ -274,11 +274,11 @@ impl World {
             }
             Effect::ProjectDestinations { .. } | Effect::ResetOutbound { .. } => self.pending.push_back(done),
             Effect::StartContainer { session, attempt } => self.start(effect, session, attempt),
-            Effect::StopContainer { session, attempt, .. } => {
-                if !self.stubborn && self.running.get(&session) == Some(&attempt) {
-                    self.running.remove(&session);
-                    self.pending.push_back(Input::ContainerExited { session, attempt, exit: Exit::Code(0) });
-                }
+            Effect::StopContainer { session, attempt, .. }
+                if !self.stubborn && self.running.get(&session) == Some(&attempt) =>
+            {
+                self.running.remove(&session);
+                self.pending.push_back(Input::ContainerExited { session, attempt, exit: Exit::Code(0) });
             }
             Effect::Look { session, .. } => {
                 let reading = self.reading(session);
