@@ -212,7 +212,9 @@ pub enum SessionCommand {
 /// `message`
 #[derive(Subcommand, Debug)]
 pub enum MessageCommand {
-    /// Shows the way of a message, from its arrival on, with the time between steps. Reads the journal; needs no daemon.
+    /// Shows the way of a message from its arrival on, with the time between steps.
+    ///
+    /// Reads the journal; needs no daemon.
     Show {
         /// Its id, as the chat client or status shows it.
         message: String,

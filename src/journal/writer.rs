@@ -1,10 +1,11 @@
 //! The writer: appends what the loop decided, makes it durable beside the loop, and rotates without holding it.
 //!
-//! An append is one write into space that was prepared ahead. A thread of its own syncs what has arrived; the loop never
-//! waits for it, except where the configuration or a durable-first effect says so.
+//! An append is one write into space that was prepared ahead. A thread of its own syncs what has arrived; the
+//! loop never waits for it, except where the configuration or a durable-first effect says so.
 //!
-//! Rotation: a thread writes the new segment's header and snapshot while the loop goes on appending to the old one; what
-//! is appended meanwhile is kept as well. When the new segment is durable, the kept records are appended to it, the loop
+//! Rotation: a thread writes the new segment's header and snapshot while the loop goes on appending to the old
+//! one; what is appended meanwhile is kept as well. When the new segment is durable, the kept records are
+//! appended to it, the loop
 //! goes on there, and the old one is cut at the snapshot once the new one's records are durable. A crash in between
 //! leaves two segments that overlap; recovery takes the newer only if it has all records of the older.
 //!

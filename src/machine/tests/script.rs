@@ -1,10 +1,13 @@
 //! Golden transcripts: commands, `----`, and what the machine did. `UPDATE=1` rewrites what it did.
 //!
-//! Commands: `policy k=v…`, `boot [alive] [plain]`, `arrive CHAT ID`, `CHAT: act, act…` (acts: `claim ID…`,
-//! `complete ID…`, `fail ID`, `release ID`, `give-back ID`, `reply ID [CHAT]`, `tool MS`, `tool-end`, `announce DURATION`, `touch`, `attempt`, `bad`, `good`, `begin`;
-//! then a reading, unless the line begins with `quietly`), `heartbeat CHAT`, `exit CHAT N|signal N`,
-//! `late-exit CHAT`, `channel up|down|accepts|transient|permanent|nobody|silent`, `somebody CHAT`, `starts fail|work`, `stubborn on|off`,
-//! `clock ±MS`, `wait DURATION`, `stop CHAT`, `start CHAT`, `retry CHAT ID`, `drop CHAT ID`, `shutdown`, `show`.
+//! Commands: `policy k=v…`, `boot [alive] [plain]`, `arrive CHAT ID`, `CHAT: act, act…`, `heartbeat CHAT`,
+//! `exit CHAT N|signal N`, `late-exit CHAT`, `channel up|down|accepts|transient|permanent|nobody|silent`,
+//! `somebody CHAT`, `starts fail|work`, `stubborn on|off`, `clock ±MS`, `wait DURATION`, `stop CHAT`, `start CHAT`,
+//! `retry CHAT ID`, `resend CHAT ID`, `drop CHAT ID`, `shutdown`, `show`.
+//!
+//! Acts change the session's folder: `begin` (what a runner does first), `claim ID…`, `complete ID…`, `fail ID`,
+//! `release ID`, `give-back ID`, `reply ID [CHAT]`, `tool MS`, `tool-end`, `announce DURATION`, `touch`, `replaced`,
+//! `bad`, `busy`, `good`. A reading follows, unless the line begins with `quietly`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
