@@ -23,7 +23,7 @@ use crate::channels::{Channel, Delivery, Settled};
 use crate::containers::{Containers, StartSpec};
 use crate::machine::effect::{Body, Effect, Payload, Reply, StopReason};
 use crate::machine::input::{DeliveryFault, Input};
-use crate::machine::state::State;
+use crate::machine::state::{InState, State};
 use crate::reactor::{Reactor, ReadPlan};
 use crate::session::host_side::{Cursor, Guard, OutboundReader, ReadAsk, Row, create, outbound};
 use crate::session::rows::{Address, NewInbound};
@@ -494,8 +494,14 @@ fn name(state: &State, session: SessionNo) -> String {
 pub fn plan(state: &State, session: SessionNo) -> ReadPlan {
     let Some(known) = state.session(session) else { return ReadPlan::default() };
     let cursor = known.cursor.clone().map(|(rowid, id)| Cursor { rowid, id });
-    let ids: Vec<String> =
-        known.inbox.iter().filter_map(|no| state.inbound(*no)).map(|message| message.id.clone()).collect();
+    let ids: Vec<String> = known
+        .inbox
+        .iter()
+        .filter_map(|no| state.inbound(*no))
+        // An id that is asked for the first time leads to a read: that is to be when its row is known to be there.
+        .filter(|message| !matches!(message.state, InState::Writing { .. }))
+        .map(|message| message.id.clone())
+        .collect();
     let open = u32::try_from(known.outbox.len()).unwrap_or(u32::MAX);
     let room = crate::machine::policy::ROWS_PER_SESSION.saturating_sub(open);
     ReadPlan { cursor, ids: ids.into(), room }

@@ -260,6 +260,8 @@ fn process_command(config: &Config) -> Result<Vec<OsString>, StartError> {
     }
     let path = std::env::var_os("LAMPLIGHTER_RUNNER")
         .map_or_else(|| own.with_file_name("lamplighter-runner"), PathBuf::from);
+    // The working folder of an attempt is its session's.
+    let path = std::path::absolute(path).map_err(io("resolve the runner's path"))?;
     if path.is_file() { Ok(vec![path.into()]) } else { Err(StartError::NoRunner { path }) }
 }
 

@@ -94,7 +94,9 @@ impl Step<'_> {
     ) -> bool {
         let Some(message) = self.state.inbound(no).filter(|m| m.session == session) else { return false };
         match (ack, &message.state) {
-            (_, InState::Settling { .. }) => false,
+            // The end of the write is on its way and has to be told first: its sender waits for that. The ack is looked
+            // up again once the row is known to be there.
+            (_, InState::Settling { .. } | InState::Writing { .. }) => false,
             (Some(AckFound { status: Ack::Completed, .. }), _) => {
                 self.made_progress(session);
                 self.end_message(no, Outcome::Completed);
@@ -113,7 +115,6 @@ impl Step<'_> {
                 self.take_claim(session, no, mark, alive, &state.clone())
             }
             (None, InState::Claimed { .. } | InState::Queued { .. }) => self.take_absence(no, facts),
-            (None, _) => false,
         }
     }
 

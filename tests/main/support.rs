@@ -158,6 +158,11 @@ impl Drop for Daemon {
             drop(child.kill());
             drop(child.wait());
         }
+        if std::thread::panicking() {
+            // What went wrong can be looked at, and replayed.
+            self.folder.disable_cleanup(true);
+            println!("kept: {}", self.folder.path().display());
+        }
     }
 }
 
