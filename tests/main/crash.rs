@@ -97,6 +97,8 @@ fn follow(client: &mut Client, id: &str, seen: &Mutex<Seen>) -> bool {
             }
             "settled" if of == id => {
                 assert_eq!(line["outcome"], "completed", "{line}");
+                // Its first copy may have been taken by the daemon that died, and its repeat not be answered yet.
+                seen.lock().unwrap().accepted.insert(of, true);
                 return true;
             }
             _ => {}
