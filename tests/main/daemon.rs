@@ -80,6 +80,26 @@ fn a_reply_waits_for_somebody_to_receive_it() {
 }
 
 #[test]
+fn a_reply_that_was_dropped_can_be_sent_again() {
+    let daemon = Daemon::start(&mock("{ pattern = \".\", reply = \"late\", delay_ms = 300 }", ""));
+    let mut client = daemon.client("main");
+    client.say("m1", "hello").unwrap();
+    client.upto("accepted", "m1");
+    drop(client);
+    let held = || daemon.status()["held_destinations"][0]["head"].as_str().map(str::to_owned);
+    until("the reply is held", || held().is_some());
+    let reply = held().unwrap();
+    daemon.ok(&["message", "drop", &reply]);
+    until("it is given up", || daemon.status()["messages"]["outbound_open"] == 0);
+    let mut client = daemon.client("main");
+    daemon.ok(&["message", "resend", &reply]);
+    let (line, _) = client.upto("message", "");
+    assert_eq!(line["text"], "late");
+    let output = daemon.run(&["message", "resend", "nobody"]);
+    assert!(text(&output.stderr).contains("no outbound message"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_stop_in_mid_turn_loses_nothing_and_answers_once() {
     let rules = "{ pattern = \"slow\", silence = true, once = true }";
     let mut daemon = Daemon::start(&mock(rules, FAST));
