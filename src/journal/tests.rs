@@ -57,8 +57,8 @@ fn only(folder: &Path) -> std::path::PathBuf {
 
 #[test]
 fn what_was_appended_is_read_again_and_the_segment_is_cut_to_length() {
-    let folder = tempfile::tempdir().unwrap();
     for mode in [Sync::Group, Sync::Always, Sync::None] {
+        let folder = tempfile::tempdir().unwrap();
         let mut journal = begin(folder.path(), Arc::new(OsDisk), mode).unwrap();
         for n in 1..=100 {
             journal.append(&record(n, 0, 200), RecordNo(n)).unwrap();
