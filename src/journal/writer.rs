@@ -1,12 +1,15 @@
-//! The writer: appends what the loop decided, makes it durable beside the loop, and rotates without holding it.
+//! The writer: appends what the loop decided, makes it durable beside the loop, and rotates without holding
+//! it.
 //!
 //! An append is one write into space that was prepared ahead. A thread of its own syncs what has arrived; the
 //! loop never waits for it, except where the configuration or a durable-first effect says so.
 //!
 //! Rotation, and what a crash leaves after each step:
-//! 1. A thread of its own syncs the old segment up to the snapshot, while the loop goes on appending to it and
+//! 1. A thread of its own syncs the old segment up to the snapshot, while the loop goes on appending to it
+//! and
 //!    keeps what it appends. Left: the old segment alone.
-//! 2. The thread encodes and writes the new segment's header and snapshot, and syncs file and folder. Left: also
+//! 2. The thread encodes and writes the new segment's header and snapshot, and syncs file and folder. Left:
+//! also
 //!    a new segment that is torn, or has no records. Recovery moves it away where the old one goes on further.
 //! 3. When that is done, an append first writes the kept records to the new segment; from there on the loop
 //!    writes to it alone. Left: two segments that overlap, either of them torn. Recovery takes the one that goes
@@ -14,7 +17,8 @@
 //! 4. The journal's thread syncs the old segment, then the new one; only now does the watermark rise past the
 //!    switch, and the old segment is cut at the snapshot. Left: the overlap. Recovery cuts it.
 //!
-//! Invariant: a failed write or sync is final. What a disk said it lost is never taken for written at the next try.
+//! Invariant: a failed write or sync is final. What a disk said it lost is never taken for written at the
+//! next try.
 //! Invariant: no segment is created before all records below its snapshot are durable.
 
 use std::fs::File;
@@ -28,10 +32,11 @@ use super::record::BODY_MAX;
 use super::segment::{self, Header};
 use crate::base::{Disk, RecordNo};
 
-/// Space prepared ahead: a sync of a file that does not grow costs three quarters of one that does (measured).
+/// Space prepared ahead: a sync of a file that does not grow costs three quarters of one that does
+/// (measured).
 const AHEAD: usize = 1 << 20;
-/// Bytes kept while a rotation is under way. Beyond it the loop waits for the disk, as it would for any write: a
-/// snapshot takes a fraction of a second, and this much takes the loop several.
+/// Bytes kept while a rotation is under way. Beyond it the loop waits for the disk, as it would for any
+/// write: a snapshot takes a fraction of a second, and this much takes the loop several.
 const KEPT_MAX: usize = 16 << 20;
 /// Kept bytes that the loop itself writes when it switches, well within the 2 ms that a rotation may hold it
 /// (design 6). More than this is written by another thread first, while the loop goes on.
@@ -145,8 +150,8 @@ fn create(disk: &dyn Disk, folder: &Path, header: &Header, snapshot: &[Vec<u8>])
     Ok(Segment { file, path, position: bytes.len() as u64 })
 }
 
-/// Whether these are whole frames whose records follow `before` without a gap and end with `last`. A batch that
-/// is not would be a journal that recovery has to call damaged.
+/// Whether these are whole frames whose records follow `before` without a gap and end with `last`. A batch
+/// that is not would be a journal that recovery has to call damaged.
 fn check_batch(mut frames: &[u8], mut before: RecordNo, last: RecordNo) -> io::Result<()> {
     let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     while !frames.is_empty() {
@@ -215,8 +220,8 @@ impl Journal {
         })
     }
 
-    /// Appends whole frames, whose records go on after [`Journal::last`] without a gap and end with `last`. When
-    /// this returns, the kernel has them; in mode `Always` the disk has them too.
+    /// Appends whole frames, whose records go on after [`Journal::last`] without a gap and end with `last`.
+    /// When this returns, the kernel has them; in mode `Always` the disk has them too.
     ///
     /// # Errors
     /// [`JournalError`], final.
@@ -249,8 +254,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes zeros from where the next write ends. Zeros on disk, not a hole: a hole would have to be filled in at
-    /// the sync.
+    /// Writes zeros from where the next write ends. Zeros on disk, not a hole: a hole would have to be filled
+    /// in at the sync.
     fn prepare(&mut self, from: u64) -> io::Result<()> {
         let mut file = &*self.file;
         file.seek(SeekFrom::Start(from))?;
@@ -313,9 +318,9 @@ impl Journal {
         self.rotation.is_some()
     }
 
-    /// Begins a rotation: `snapshot` encodes the state as it is after the last record, on another thread. Does
-    /// nothing while one is under way, or when the open segment has no record yet. The new segment's first record
-    /// is the one after the last, whatever the header says.
+    /// Begins a rotation: `snapshot` encodes the state as it is after the last record, on another thread.
+    /// Does nothing while one is under way, or when the open segment has no record yet. The new segment's
+    /// first record is the one after the last, whatever the header says.
     pub fn rotate(&mut self, header: Header, snapshot: impl FnOnce() -> Vec<Vec<u8>> + Send + 'static) {
         if self.rotation.is_some() || self.last < self.first {
             return;
@@ -405,8 +410,8 @@ impl Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         if let Some(rotation) = self.rotation.take() {
-            // It would go on writing into a folder that someone may recover by then. What it made is left as a
-            // crash leaves it.
+            // It would go on writing into a folder that someone may recover by then. What it made is left as
+            // a crash leaves it.
             drop(rotation.thread.join());
         }
         self.end_thread();
