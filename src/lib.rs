@@ -1,5 +1,46 @@
 //! Lamplighter hosts containerised AI agents: it wakes a container when a message is due, carries messages both
 //! ways through two SQLite files per session, sweeps up after it, and records every decision in a journal.
+//!
+//! The heart is a pure state machine. What happens comes in as [`machine::input::Input`]s, what is to be done goes
+//! out as [`machine::effect::Effect`]s, and [`host::daemon`] is the loop around it:
+//!
+//! ```text
+//! while let Some(news) = wait_for_news_or(machine.next_deadline()) {
+//!     let at = clock.at();                       // the only clock that reaches the machine
+//!     for input in up_to_256_inputs(news) {
+//!         let turn = machine.step(at, input);    // no file, clock, thread, socket or chance in here
+//!         frames.push(record(turn));
+//!     }
+//!     journal.append(frames);                    // nothing is handed over before this line
+//!     for effect in effects {
+//!         perform(effect);                       // hands over to a lane; its end comes back as an input
+//!     }
+//! }
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`base`] | identifiers, the two times, redaction, the ports to disk and clock |
+//! | [`session`] | the session-folder contract: layout, schemas, rows, and the handles of both sides |
+//! | [`machine`] | decides; pure |
+//! | [`journal`] | frames, segments, wire forms, recovery |
+//! | [`replay`] | folds a journal through the machine and compares |
+//! | [`reactor`] | notices what runners write, and reads it |
+//! | [`containers`] | starts and stops attempts |
+//! | [`channels`] | the ports to chat platforms |
+//! | [`host`] | the composition root |
+//! | [`cli`] | the commands |
+//!
+//! A journal can be checked from a test of one's own in a line:
+//!
+//! ```no_run
+//! let report = lamplighter::replay::verify("data/journal".as_ref())?;
+//! assert!(report.is_clean(), "{report}");
+//! # Ok::<(), lamplighter::replay::segments::ReplayError>(())
+//! ```
+//!
+//! Features: `host` (default) is everything that only the daemon needs; without it there is [`base`] and [`session`],
+//! which is what a runner needs.
 
 #![warn(missing_docs)]
 

@@ -1,2 +1,64 @@
-//! The `lamplighter` binary.
-fn main() {}
+//! The `lamplighter` binary: parse, call a command, map an error to an exit code and a hint.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use lamplighter::cli::args::{Cli, Command};
+use lamplighter::cli::chat::{ChatArgs, ChatError};
+use lamplighter::cli::error::{CommandError, code};
+use lamplighter::cli::{chat, demo, init, journal, operate, run};
+use lamplighter::containers::exec_child::exec_child;
+use lamplighter::host::folder::DataFolder;
+
+fn main() -> ExitCode {
+    match command(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.text.is_empty() {
+                eprintln!("lamplighter: {}", error.text);
+            }
+            if !error.hint.is_empty() {
+                eprintln!("  hint: {}", error.hint);
+            }
+            ExitCode::from(error.code)
+        }
+    }
+}
+
+fn command(cli: Cli) -> Result<(), CommandError> {
+    let data = cli.data();
+    match cli.command {
+        Command::Run(args) => run::run(&data, &args),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Chat(args) => talk(&data, &args),
+        Command::Status(flag) => operate::status(&data, flag),
+        Command::Init => init::init(&data),
+        Command::Session(command) => operate::session(&data, command),
+        Command::Message(command) => operate::message(&data, command),
+        Command::Journal(command) => journal::journal(&data, command),
+        Command::Replay(args) => journal::replay(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::ExecChild { parent, command } => {
+            let error = exec_child(parent, &command);
+            let program = command.first().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+            Err(CommandError::new(code::FAILURE, format!("cannot run {program:?}: {error}"), ""))
+        }
+    }
+}
+
+fn talk(data: &std::path::Path, args: &ChatArgs) -> Result<(), CommandError> {
+    let folder = DataFolder::open(data).map_err(|error| {
+        let hint = format!("start a daemon there with `lamplighter run --data {}`", data.display());
+        CommandError::new(code::UNAVAILABLE, error, hint)
+    })?;
+    chat::run(args, &folder.chat_socket(), &folder.chat_history()).map_err(|error| {
+        let code = match &error {
+            ChatError::NoDaemon { .. } => code::UNAVAILABLE,
+            _ => code::FAILURE,
+        };
+        CommandError::new(code, &error, error.hint())
+    })
+}

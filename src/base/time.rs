@@ -73,7 +73,8 @@ impl Sub for At {
     type Output = Ms;
     /// The time from `earlier` to `self`, 0 when it lies after.
     fn sub(self, earlier: At) -> Ms {
-        Ms(u64::try_from(self.0.saturating_sub(earlier.0).max(0)).unwrap_or(0) / 1_000)
+        let micros = u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0);
+        Ms(std::time::Duration::from_micros(micros).as_millis().try_into().unwrap_or(u64::MAX))
     }
 }
 

@@ -1,1 +1,13 @@
-//! (module under construction)
+//! The command line: one file for each family of commands.
+//!
+//! Invariant: decides nothing; it parses, calls, prints, and maps errors to exit codes and hints.
+
+pub mod args;
+pub mod chat;
+pub mod demo;
+pub mod error;
+pub mod init;
+pub mod journal;
+pub mod operate;
+pub mod run;
+pub mod table;

@@ -23,7 +23,6 @@ const REASON_MAX: usize = 400;
 /// What decisions need of a text. `seed` keys its digest, so that equal texts of two installations differ in it.
 pub fn of_text(text: &str, seed: u64) -> TextFacts {
     let command = text
-        .trim_start()
         .split_whitespace()
         .next()
         .filter(|word| word.starts_with('/') && word.len() > 1 && word.len() <= 64)
@@ -34,6 +33,14 @@ pub fn of_text(text: &str, seed: u64) -> TextFacts {
         command,
         digest: xxh3_64_with_seed(text.as_bytes(), seed),
     }
+}
+
+/// What decisions need of an arrival's content (contract 11).
+pub fn of_content(content: &str, seed: u64) -> TextFacts {
+    let json: Value = serde_json::from_str(content).unwrap_or(Value::Null);
+    let text = json.get("text").and_then(Value::as_str).unwrap_or("");
+    let attachments = json.get("attachments").and_then(Value::as_array).map_or(0, Vec::len);
+    TextFacts { attachments: u16::try_from(attachments).unwrap_or(u16::MAX), ..of_text(text, seed) }
 }
 
 /// One row of messages_out without its text.

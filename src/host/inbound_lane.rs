@@ -80,7 +80,6 @@ pub enum Work {
 struct Failing {
     since: Instant,
     wait: Duration,
-    told: bool,
 }
 
 /// Does the work of the lanes.
@@ -143,15 +142,13 @@ impl InboundLane {
 
     fn failed(&self, no: SessionNo, locked: bool, why: &str) -> Next {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry =
-            failing.entry(no).or_insert(Failing { since: Instant::now(), wait: AGAIN_FIRST, told: false });
+        let entry = failing.entry(no).or_insert(Failing { since: Instant::now(), wait: AGAIN_FIRST });
         let wait = entry.wait;
         entry.wait = (entry.wait * 2).min(AGAIN_MAX);
-        let long = entry.since.elapsed() >= Duration::from(INBOUND_LOCK_MAX);
-        let tell = long && !entry.told;
-        if long {
+        let tell = entry.since.elapsed() >= Duration::from(INBOUND_LOCK_MAX);
+        if tell {
             // Told again after as long again, in case the first stop did not help.
-            *entry = Failing { since: Instant::now(), wait: entry.wait, told: false };
+            entry.since = Instant::now();
         }
         drop(failing);
         if tell {

@@ -44,7 +44,8 @@ impl BootError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Garbage { .. } => {
-                "write a number into it that is higher than the first eight digits (hexadecimal) of every .ltj file"
+                "write a number into it that is higher than the first eight digits (hexadecimal) of every \
+                 .ltj file"
             }
             Self::UsedUp { .. } => "begin a new data folder",
             Self::Io { .. } => "see that the journal folder is the daemon's own and that the disk has space",

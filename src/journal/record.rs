@@ -1,11 +1,11 @@
-//! Records as bytes. The only file that names the codec, so that it can be replaced: a segment names the schema of its
-//! records, and [`decode_record`] is the one place where an older schema is brought up to date.
+//! Records as bytes. The only file that names the codec, so that it can be replaced: a segment names the
+//! schema of its records, and [`decode_record`] is the one place where an older schema is brought up to date.
 //!
-//! Body of a record frame: `synced_through` (u64, little endian, so that recovery reads it without a decoder), then
-//! number, at, outcome, input, effects, touched, root, each in the codec's form.
+//! Body of a record frame: `synced_through` (u64, little endian, so that recovery reads it without a
+//! decoder), then number, at, outcome, input, effects, touched, root, each in the codec's form.
 //!
-//! Invariant: whatever the bytes, decoding gives a record or a typed error; it never panics and never takes more memory
-//! than a small multiple of the body.
+//! Invariant: whatever the bytes, decoding gives a record or a typed error; it never panics and never takes
+//! more memory than a small multiple of the body.
 
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
@@ -16,18 +16,20 @@ use crate::machine::effect::Effect;
 use crate::machine::input::Input;
 use crate::machine::state::ComponentId;
 
-/// The form of records and snapshots that this build writes. Raised when a change is more than an addition at the end.
+/// The form of records and snapshots that this build writes. Raised when a change is more than a variant at the
+/// end: see [`wire`](super::wire).
 pub const RECORD_SCHEMA: u32 = 1;
 
-/// How digests are made. Raised whenever a component's wire form changes at all; segments of another digest schema are
-/// replayed with effects compared and digests not.
+/// How digests are made. Raised whenever a component's wire form changes at all; segments of another digest
+/// schema are replayed with effects compared and digests not.
 pub const DIGEST_SCHEMA: u32 = 1;
 
-/// The largest body of one frame, in bytes. The widest step is a boot, which touches every component: about 100,000
-/// of them fit.
+/// The largest body of one frame, in bytes. The widest step is a boot, which touches every component: about
+/// 100,000 of them fit.
 pub const BODY_MAX: usize = 4 << 20;
 
-/// What decoding may claim. The codec counts numbers by their size in memory, up to eight bytes for one on disk.
+/// What decoding may claim. The codec counts numbers by their size in memory, up to eight bytes for one on
+/// disk.
 const CLAIM_MAX: usize = 8 * BODY_MAX;
 
 /// Bytes of `synced_through` at the start of a body.
@@ -98,7 +100,7 @@ impl RecordError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Schema { found } if *found > RECORD_SCHEMA => {
-                "it was written by a newer lamplighter; upgrade, or replay it with the build that its header names"
+                "it was written by a newer lamplighter; upgrade, or use the build that its header names"
             }
             Self::Schema { .. } => "replay it with the build that its header names",
             Self::Damaged { .. } | Self::Value(_) => {
@@ -173,8 +175,8 @@ pub fn decode_record(schema: u32, body: &[u8]) -> Result<Record, RecordError> {
     }
 }
 
-/// The schemas that can be read. An older one gets an arm in [`decode_record`] that reads its own wire types and turns
-/// them into today's.
+/// The schemas that can be read. An older one gets an arm in [`decode_record`] that reads its own wire types
+/// and turns them into today's.
 pub(crate) enum Schema {
     /// The first.
     V1,
@@ -233,10 +235,7 @@ pub(crate) fn put<T: Serialize>(out: &mut Vec<u8>, value: &T) {
 }
 
 /// Takes one value off the front of `bytes`.
-pub(crate) fn take<T: Mirror>(bytes: &mut &[u8], what: &'static str) -> Result<T, RecordError>
-where
-    T: 'static,
-{
+pub(crate) fn take<T: Mirror + 'static>(bytes: &mut &[u8], what: &'static str) -> Result<T, RecordError> {
     let wire = take_wire::<T::Wire<'static>>(bytes, what)?;
     Ok(T::from_wire(wire)?)
 }

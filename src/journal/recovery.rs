@@ -35,8 +35,8 @@ const COPY: usize = 1 << 16;
 pub enum RecoverError {
     /// Something that was durable is gone or changed.
     #[error(
-        "the journal is damaged: {path} at offset {offset}, where record {number} belongs: {trouble}; records up to \
-         {synced} were durable"
+        "the journal is damaged: {path} at offset {offset}, where record {number} belongs: {trouble}; \
+         records up to {synced} were durable"
     )]
     Damage {
         /// The segment.
@@ -70,8 +70,8 @@ impl RecoverError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Damage { .. } => {
-                "`lamplighter journal repair` keeps what is whole before it and moves the rest to journal/cut; the \
-                 session files hold the messages, and the daemon adopts what is open in them"
+                "`lamplighter journal repair` keeps what is whole before it and moves the rest to \
+                 journal/cut; the session files hold the messages, and the daemon adopts what is open in them"
             }
             Self::Segment(error) => error.hint(),
             Self::Io { .. } => "see that the journal folder is the daemon's own and that the disk has space",

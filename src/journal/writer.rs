@@ -6,14 +6,13 @@
 //!
 //! Rotation, and what a crash leaves after each step:
 //! 1. A thread of its own syncs the old segment up to the snapshot, while the loop goes on appending to it
-//! and
-//!    keeps what it appends. Left: the old segment alone.
+//!    and keeps what it appends. Left: the old segment alone.
 //! 2. The thread encodes and writes the new segment's header and snapshot, and syncs file and folder. Left:
-//! also
-//!    a new segment that is torn, or has no records. Recovery moves it away where the old one goes on further.
+//!    also a new segment that is torn, or has no records. Recovery moves it away where the old one goes on
+//!    further.
 //! 3. When that is done, an append first writes the kept records to the new segment; from there on the loop
-//!    writes to it alone. Left: two segments that overlap, either of them torn. Recovery takes the one that goes
-//!    on further, for everything called durable by then is in it.
+//!    writes to it alone. Left: two segments that overlap, either of them torn. Recovery takes the one that
+//!    goes on further, for everything called durable by then is in it.
 //! 4. The journal's thread syncs the old segment, then the new one; only now does the watermark rise past the
 //!    switch, and the old segment is cut at the snapshot. Left: the overlap. Recovery cuts it.
 //!

@@ -157,7 +157,8 @@ impl Step<'_> {
     /// Closes a delivery's effect and gives its message, unless this is late news.
     fn close_delivery(&mut self, effect: EffectId) -> Option<MessageNo> {
         let Some(Owner::Delivery(no)) = self.state.close(effect) else { return None };
-        let current = matches!(self.state.outbound(no)?.state, OutState::Delivering { effect: own, .. } if own == effect);
+        let state = &self.state.outbound(no)?.state;
+        let current = matches!(*state, OutState::Delivering { effect: own, .. } if own == effect);
         current.then_some(no)
     }
 

@@ -94,7 +94,9 @@ impl Step<'_> {
     ) -> bool {
         let Some(message) = self.state.inbound(no).filter(|m| m.session == session) else { return false };
         match (ack, &message.state) {
-            (_, InState::Settling { .. }) => false,
+            // The end of the write is on its way and has to be told first: its sender waits for that. The ack is looked
+            // up again once the row is known to be there.
+            (_, InState::Settling { .. } | InState::Writing { .. }) => false,
             (Some(AckFound { status: Ack::Completed, .. }), _) => {
                 self.made_progress(session);
                 self.end_message(no, Outcome::Completed);
@@ -113,7 +115,6 @@ impl Step<'_> {
                 self.take_claim(session, no, mark, alive, &state.clone())
             }
             (None, InState::Claimed { .. } | InState::Queued { .. }) => self.take_absence(no, facts),
-            (None, _) => false,
         }
     }
 
@@ -338,25 +339,20 @@ impl Step<'_> {
             .copied()
             .filter(|&no| self.state.inbound(no).is_some_and(|m| m.suspect || m.tries > 0))
             .collect();
+        let culprit = match (abnormal, claimed.as_slice(), offenders.as_slice()) {
+            (true, &[only], _) | (true, _, &[only]) => Some(only),
+            _ => None,
+        };
         for &no in &claimed {
-            if let Some(message) = self.state.inbound_mut(no)
-                && let InState::Claimed { mark, .. } = message.state
-            {
+            let Some(message) = self.state.inbound_mut(no) else { continue };
+            if let InState::Claimed { mark, .. } = message.state {
                 message.void = Some(mark);
             }
-            self.requeue(no);
-        }
-        if !abnormal {
-            return;
-        }
-        match (claimed.as_slice(), offenders.as_slice()) {
-            (&[only], _) | (_, &[only]) => self.try_again(only, None),
-            _ => {
-                for &no in &claimed {
-                    if let Some(message) = self.state.inbound_mut(no) {
-                        message.suspect = true;
-                    }
-                }
+            message.suspect |= abnormal && culprit.is_none();
+            if culprit == Some(no) {
+                self.try_again(no, None);
+            } else {
+                self.requeue(no);
             }
         }
     }

@@ -112,6 +112,8 @@ pub struct Session {
     pub last_sign: At,
     /// Since when it has nothing to do.
     pub idle_since: At,
+    /// When it was last looked at for due work; what falls due later has a deadline.
+    pub considered: At,
     /// The tool in flight: its mark, since when it was seen, how long it may take.
     pub tool: Option<ToolFlight>,
     /// The runner announced to wait until then.

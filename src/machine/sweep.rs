@@ -120,14 +120,13 @@ impl State {
         }
     }
 
-    /// When the next message that is not due yet falls due.
+    /// When the next message that was not due when the session was last considered falls due.
     fn next_due(&self, session: &Session) -> Option<At> {
-        let at = self.core().at;
         session
             .inbox
             .iter()
             .filter_map(|&no| match self.inbound(no)?.state {
-                InState::Queued { wait } => self.due_at(wait).filter(|&due| due > at),
+                InState::Queued { wait } => self.due_at(wait).filter(|&due| due > session.considered),
                 _ => None,
             })
             .min()

@@ -157,6 +157,10 @@ impl Step<'_> {
 
     /// Queues the session for a slot when it has work and nothing stands in the way; takes it out otherwise.
     pub(super) fn consider(&mut self, no: SessionNo) {
+        let at = self.at;
+        if let Some(session) = self.state.session_mut(no) {
+            session.considered = at;
+        }
         let wanted = self.state.core().life == Life::Open
             && self.state.session(no).is_some_and(|session| {
                 matches!(session.phase, Phase::Stopped { .. })
@@ -314,6 +318,7 @@ impl Session {
             progress: false,
             last_sign: at,
             idle_since: at,
+            considered: at,
             tool: None,
             wait_until: None,
             attempt_seen: false,

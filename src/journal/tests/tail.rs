@@ -183,7 +183,8 @@ proptest! {
             bytes[at] = value;
         }
         fs::write(&path, &bytes).unwrap();
-        let kept = (1..=40).take_while(|&n| bytes[ends[n - 1]..ends[n]] == whole[ends[n - 1]..ends[n]]).count();
+        let is_whole = |&n: &usize| bytes[ends[n - 1]..ends[n]] == whole[ends[n - 1]..ends[n]];
+        let kept = (1..=40).take_while(is_whole).count();
         let recovered = recover(&OsDisk, folder.path()).unwrap();
         prop_assert_eq!(recovered.last.map_or(0, |no| no.0), kept as u64);
         prop_assert!(kept as u64 >= durable);

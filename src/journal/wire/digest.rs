@@ -1,9 +1,10 @@
 //! Digests: of each component, and of the whole state.
 //!
-//! A component's digest is xxh3-64 of its wire encoding. The root is the XOR, over all components, of xxh3-64 of the
-//! component's id followed by its digest; so it is kept up to date by what a step touched alone.
+//! A component's digest is xxh3-64 of its wire encoding. The root is the XOR, over all components, of xxh3-64
+//! of the component's id followed by its digest; so it is kept up to date by what a step touched alone.
 //!
-//! Invariant: the root depends on the components and nothing else; [`Digests::of`] the same state gives the same.
+//! Invariant: the root depends on the components and nothing else; [`Digests::of`] the same state gives the
+//! same.
 //! Invariant: a component that is gone has the digest 0 in a record and no place in the map.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,11 +1,12 @@
-//! What the machine's types look like on disk. Every type of the machine that a record or a snapshot carries has a
-//! wire type of its own here; [`Mirror`] leads from one to the other and back.
+//! What the machine's types look like on disk. Every type of the machine that a record or a snapshot carries
+//! has a wire type of its own here; [`Mirror`] leads from one to the other and back.
 //!
-//! One declaration ([`mirror!`]) gives the wire type and both conversions, and its matches have no wildcard: a variant or
-//! field that the machine gains does not compile until it has its place here.
+//! One declaration (`mirror!`) gives the wire type and both conversions, and its matches have no wildcard:
+//! a variant or field that the machine gains does not compile until it has its place here.
 //!
-//! Invariant: variants and fields are only appended at the end; they may be renamed, never moved or removed. Variants
-//! are encoded by their place and fields by order, so anything else needs a new record schema and an upcaster.
+//! Invariant: append only. Variants are encoded by their place, so new ones go to the end; nothing is moved or
+//! removed, renaming is free. Fields have no names or lengths on disk, so a type that gains one raises
+//! [`RECORD_SCHEMA`](super::record::RECORD_SCHEMA), and its old form is kept for the upcaster.
 //! Invariant: machine types know nothing of serde.
 //! Invariant: what comes from disk is checked on its way into the machine (names), never trusted.
 
@@ -32,8 +33,8 @@ pub struct WireError {
 
 /// A type of the machine with a form on the wire.
 ///
-/// The wire form borrows from the machine where it can, so that encoding copies no text; what was decoded owns
-/// its text and gives it away.
+/// The wire form borrows from the machine where it can, so that encoding copies no text; what was decoded
+/// owns its text and gives it away.
 pub trait Mirror: Clone + Sized {
     /// The wire form.
     type Wire<'a>: Serialize + DeserializeOwned
@@ -54,11 +55,11 @@ pub trait Mirror: Clone + Sized {
     fn samples() -> Vec<Self>;
 }
 
-/// Declares the wire form of a machine type. `struct` and `enum` take fields with the *machine's* types; `units` is for
-/// enums without any field.
+/// Declares the wire form of a machine type. `struct` and `enum` take fields with the *machine's* types;
+/// `units` is for enums without any field.
 macro_rules! mirror {
     (struct $wire:ident for $machine:ty { $($field:ident: $ty:ty),* $(,)? }) => {
-        #[doc = concat!("Wire form of the machine's `", stringify!($wire), "`, whose fields say what they mean.")]
+        #[doc = concat!("Wire form of `", stringify!($wire), "`; its fields say what they mean.")]
         #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
         #[allow(missing_docs)]
         pub struct $wire<'a> {
@@ -89,7 +90,7 @@ macro_rules! mirror {
     (enum $wire:ident for $machine:ty { $(
         $variant:ident $(( $($place:ident: $tuple:ty),* ))? $({ $($field:ident: $ty:ty),* $(,)? })?
     ),* $(,)? }) => {
-        #[doc = concat!("Wire form of the machine's `", stringify!($wire), "`, whose variants say what they mean.")]
+        #[doc = concat!("Wire form of `", stringify!($wire), "`; its variants say what they mean.")]
         #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
         #[allow(missing_docs)]
         pub enum $wire<'a> {
@@ -140,7 +141,7 @@ macro_rules! mirror {
         }
     };
     (units $wire:ident for $machine:ty { $($variant:ident),* $(,)? }) => {
-        #[doc = concat!("Wire form of the machine's `", stringify!($wire), "`, whose variants say what they mean.")]
+        #[doc = concat!("Wire form of `", stringify!($wire), "`; its variants say what they mean.")]
         #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
         #[allow(missing_docs)]
         pub enum $wire { $($variant),* }

@@ -1,7 +1,7 @@
 //! Makes the record of each step while the daemon runs.
 //!
-//! Invariant: the input is on record as it was given, and is encoded before the machine sees it; so a step that panics
-//! can be recorded too.
+//! Invariant: the input is on record as it was given, and is encoded before the machine sees it; so a step
+//! that panics can be recorded too.
 
 use super::Mirror;
 use super::digest::Digests;
@@ -45,7 +45,8 @@ impl Recorder {
         put(&mut self.input, &input.to_wire());
     }
 
-    /// The body of the record of the step that was noted and has been made. Everything up to `synced_through` is durable.
+    /// The body of the record of the step that was noted and has been made. Everything up to `synced_through`
+    /// is durable.
     ///
     /// # Errors
     /// When it does not fit into a frame.

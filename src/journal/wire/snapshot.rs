@@ -1,6 +1,7 @@
 //! Snapshots as bytes: the components of a state in parts of bounded size, with the root over all of them.
 //!
-//! Invariant: a part holds whole items; the first part begins with the head, the last ends with the count of items.
+//! Invariant: a part holds whole items; the first part begins with the head, the last ends with the count of
+//! items.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -13,8 +14,8 @@ use crate::journal::record::{RecordError, Schema, put, take_wire, upcast};
 use crate::machine::policy::Policy;
 use crate::machine::state::{Channel, Core, Directory, Parts, State};
 
-/// A part is closed when it has grown to this many bytes. One item is at most a few hundred KiB (a destination with a
-/// full queue), so a part stays far below the 4 MiB of a frame.
+/// A part is closed when it has grown to this many bytes. One item is at most a few hundred KiB (a
+/// destination with a full queue), so a part stays far below the 4 MiB of a frame.
 pub const PART_TARGET: usize = 1 << 20;
 
 /// One item of a snapshot. Append only, see [`super`].
@@ -109,6 +110,11 @@ impl SnapshotReader {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the last part was taken.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// The state's components and its root as the snapshot names it.

@@ -90,6 +90,7 @@ mirror! {
         progress: bool,
         last_sign: At,
         idle_since: At,
+        considered: At,
         tool: Option<state::ToolFlight>,
         wait_until: Option<At>,
         attempt_seen: bool,

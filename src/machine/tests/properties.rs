@@ -177,7 +177,10 @@ proptest! {
     /// Whatever happens, the invariants hold after every step; and once the world is kind again, every message
     /// comes to an end.
     #[test]
-    fn any_sequence_keeps_the_invariants_and_then_settles(acts in proptest::collection::vec(act(), 1..120), slots in 1u32..4) {
+    fn any_sequence_keeps_the_invariants_and_then_settles(
+        acts in proptest::collection::vec(act(), 1..120),
+        slots in 1u32..4,
+    ) {
         let mut world = World::new();
         world.policy.slots = slots;
         world.boot(false);

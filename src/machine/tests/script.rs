@@ -1,10 +1,13 @@
 //! Golden transcripts: commands, `----`, and what the machine did. `UPDATE=1` rewrites what it did.
 //!
-//! Commands: `policy k=v…`, `boot [alive] [plain]`, `arrive CHAT ID`, `CHAT: act, act…` (acts: `claim ID…`,
-//! `complete ID…`, `fail ID`, `release ID`, `give-back ID`, `reply ID [CHAT]`, `tool MS`, `tool-end`, `touch`, `attempt`, `bad`, `good`, `begin`;
-//! then a reading, unless the line begins with `quietly`), `heartbeat CHAT`, `exit CHAT N|signal N`,
-//! `late-exit CHAT`, `channel up|down|accepts|transient|permanent|nobody|silent`, `somebody CHAT`, `starts fail|work`, `stubborn on|off`,
-//! `clock ±MS`, `wait DURATION`, `stop CHAT`, `start CHAT`, `retry CHAT ID`, `drop CHAT ID`, `shutdown`, `show`.
+//! Commands: `policy k=v…`, `boot [alive] [plain]`, `arrive CHAT ID`, `CHAT: act, act…`, `heartbeat CHAT`,
+//! `exit CHAT N|signal N`, `late-exit CHAT`, `channel up|down|accepts|transient|permanent|nobody|silent`,
+//! `somebody CHAT`, `starts fail|work`, `stubborn on|off`, `writes wait|end`, `clock ±MS`, `wait DURATION`,
+//! `stop CHAT`, `start CHAT`, `retry CHAT ID`, `resend CHAT ID`, `drop CHAT ID`, `shutdown`, `show`.
+//!
+//! Acts change the session's folder: `begin` (what a runner does first), `claim ID…`, `complete ID…`, `fail ID`,
+//! `release ID`, `give-back ID`, `reply ID [CHAT]`, `tool MS`, `tool-end`, `announce DURATION`, `touch`, `replaced`,
+//! `bad`, `busy`, `good`. A reading follows, unless the line begins with `quietly`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -115,6 +118,12 @@ fn act(world: &mut World, line: &str) {
             world.input(Input::ChannelUp { channel: "chat".into(), chat, idempotent });
         }
         ["starts", mode] => world.starts_fail = *mode == "fail",
+        ["writes", "wait"] => world.held_writes = Some(Vec::new()),
+        ["writes", "end"] => {
+            for written in world.held_writes.take().unwrap_or_default() {
+                world.input(written);
+            }
+        }
         ["stubborn", mode] => world.stubborn = *mode == "on",
         ["clock", by] => {
             world.offset += by.parse::<i64>().unwrap() * 1_000;
@@ -162,6 +171,7 @@ fn ask(world: &mut World, ask: Ask) {
 
 fn folder_act(world: &mut World, name: &str, act: &str) {
     let no = world.session_of(name).unwrap();
+    let wall = world.machine.state().wall_of(world.at);
     let attempt = world.running.get(&no).copied();
     let words: Vec<&str> = act.split_whitespace().collect();
     let folder = world.folder(no);
@@ -179,6 +189,7 @@ fn folder_act(world: &mut World, name: &str, act: &str) {
         ["tool", ms] => {
             folder.tool = Some(Tool { mark: 1, declared: Some(Ms(ms.parse().unwrap())) });
         }
+        ["announce", span] => folder.facts.push(WorldFact::Wait((wall + duration(span)).0)),
         ["tool-end"] => folder.tool = None,
         ["touch"] => folder.heartbeat_changed = true,
         // What a runner does first: it says its attempt and removes claims that it did not make.

@@ -54,6 +54,8 @@ pub struct World {
     pub running: BTreeMap<SessionNo, Attempt>,
     /// Containers that do not stop when they are asked to.
     pub stubborn: bool,
+    /// Ends of writes that are kept back.
+    pub held_writes: Option<Vec<Input>>,
     pub log: Vec<String>,
     pending: VecDeque<Input>,
     receipts: u64,
@@ -75,6 +77,7 @@ impl World {
             folders: BTreeMap::new(),
             running: BTreeMap::new(),
             stubborn: false,
+            held_writes: None,
             log: Vec::new(),
             pending: VecDeque::new(),
             receipts: 0,
@@ -251,7 +254,11 @@ impl World {
                 let row =
                     PendingRow { id: id.clone(), seq: Some(seq), trigger, tries: 0, due: Due::Now, origin };
                 inbound.entry(id).or_insert(row);
-                self.pending.push_back(Input::InboundWritten { effect, seq, duplicate });
+                let written = Input::InboundWritten { effect, seq, duplicate };
+                match &mut self.held_writes {
+                    Some(held) => held.push(written),
+                    None => self.pending.push_back(written),
+                }
             }
             Effect::UpdateInbound { session, id, change, .. } => {
                 let inbound = &mut self.folder(session).inbound;
@@ -274,11 +281,11 @@ impl World {
             }
             Effect::ProjectDestinations { .. } | Effect::ResetOutbound { .. } => self.pending.push_back(done),
             Effect::StartContainer { session, attempt } => self.start(effect, session, attempt),
-            Effect::StopContainer { session, attempt, .. } => {
-                if !self.stubborn && self.running.get(&session) == Some(&attempt) {
-                    self.running.remove(&session);
-                    self.pending.push_back(Input::ContainerExited { session, attempt, exit: Exit::Code(0) });
-                }
+            Effect::StopContainer { session, attempt, .. }
+                if !self.stubborn && self.running.get(&session) == Some(&attempt) =>
+            {
+                self.running.remove(&session);
+                self.pending.push_back(Input::ContainerExited { session, attempt, exit: Exit::Code(0) });
             }
             Effect::Look { session, .. } => {
                 let reading = self.reading(session);

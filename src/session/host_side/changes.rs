@@ -74,7 +74,8 @@ pub enum Change {
         /// Cron expression.
         recurrence: Option<String>,
     },
-    /// Records what became of an outbound message; a second record of the same one changes nothing.
+    /// Records what became of an outbound message. One that has arrived stays so, whatever a later delivery came
+    /// to; one that has not may arrive later (`message resend`).
     RecordDelivered(Delivered),
     /// Replaces all names that the agent may write to.
     ReplaceDestinations(Vec<Destination>),
@@ -143,8 +144,10 @@ pub(super) fn apply(db: &Connection, change: &Change) -> rusqlite::Result<usize>
             .execute(params![id, content, process_after, recurrence]),
         Change::RecordDelivered(delivered) => db
             .prepare_cached(
-                "INSERT OR IGNORE INTO delivered (message_out_id, platform_message_id, status, delivered_at) \
-                 VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO delivered (message_out_id, platform_message_id, status, delivered_at) \
+                 VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (message_out_id) DO UPDATE \
+                 SET platform_message_id = ?2, status = ?3, delivered_at = ?4 WHERE status <> 'delivered'",
             )?
             .execute(params![
                 delivered.message_out_id,

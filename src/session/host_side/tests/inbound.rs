@@ -100,6 +100,25 @@ fn deliveries_destinations_and_routing_are_seen_by_the_runner() -> Outcome {
 }
 
 #[test]
+fn a_message_that_did_not_arrive_may_arrive_later_and_one_that_did_stays_so() -> Outcome {
+    let session = Session::new()?;
+    let mut writer = InboundWriter::open(&session.folder)?;
+    let record = |delivered| {
+        Change::RecordDelivered(Delivered {
+            message_out_id: "o1".into(),
+            platform_message_id: None,
+            delivered,
+            delivered_at: "2026-05-18 09:30:00".into(),
+        })
+    };
+    for (delivered, expected) in [(false, false), (true, true), (false, true)] {
+        writer.apply(&[record(delivered)])?;
+        assert_eq!(writer.delivered(&["o1"])?[0].delivered, expected);
+    }
+    Ok(())
+}
+
+#[test]
 fn tasks_are_paused_resumed_rewritten_and_cancelled_by_series() -> Outcome {
     let session = Session::new()?;
     let mut writer = InboundWriter::open(&session.folder)?;

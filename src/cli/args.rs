@@ -1,0 +1,267 @@
+//! The commands and their flags.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::host::config::{Format, Level, RuntimeKind};
+
+/// What the build was told about itself, by the variable `LAMPLIGHTER_BUILD`.
+const BUILD_ID: &str = match option_env!("LAMPLIGHTER_BUILD") {
+    Some(id) => id,
+    None => "dev",
+};
+
+/// The build's name: the version, and what the build was told about itself.
+pub fn build() -> &'static str {
+    static NAME: LazyLock<String> = LazyLock::new(|| format!("{} ({BUILD_ID})", env!("CARGO_PKG_VERSION")));
+    &NAME
+}
+
+/// Hosts AI agents: wakes one when a message is due, carries messages both ways, and records every decision.
+#[derive(Parser, Debug)]
+#[command(name = "lamplighter", version = build(), propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Examples:\n  lamplighter demo\n  lamplighter run --data ./data --runtime process\n  \
+                        lamplighter chat --data ./data \"hello\"\n  lamplighter replay ./data/journal"
+)]
+pub struct Cli {
+    /// The data folder.
+    #[arg(long, global = true, value_name = "DIR", env = "LAMPLIGHTER_DATA", hide_env_values = true)]
+    pub data: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The data folder: the flag, the environment, or the user's own place.
+    pub fn data(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| {
+            let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+            home.join(".local/share/lamplighter")
+        })
+    }
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Runs the daemon until it is asked to stop (SIGTERM, SIGINT).
+    Run(RunArgs),
+    /// Shows the whole way of a message on a data folder of its own, then replays the journal.
+    Demo(DemoArgs),
+    /// Talks to the agent through a running daemon.
+    Chat(crate::cli::chat::ChatArgs),
+    /// Shows sessions, containers, queues and what is stuck, with the command that frees it.
+    Status(JsonFlag),
+    /// Writes a configuration file with every key, its default and why.
+    Init,
+    /// Lists and steers sessions.
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Looks at and steers single messages.
+    #[command(subcommand)]
+    Message(MessageCommand),
+    /// Looks at the journal.
+    #[command(subcommand)]
+    Journal(JournalCommand),
+    /// Folds a journal through the machine and compares every decision. Exit code 1 on a divergence.
+    Replay(ReplayArgs),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Becomes a program that ends with the daemon.
+    #[command(hide = true)]
+    ExecChild {
+        /// The process id of the daemon.
+        parent: u32,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// `run`
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The configuration file; without it, lamplighter.toml in the data folder if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where agents run. Never chosen by what happens to be there.
+    #[arg(long, value_enum)]
+    pub runtime: Option<RuntimeArg>,
+    /// The least important messages that are logged.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub log_level: Option<LevelArg>,
+    /// For people, or one JSON object a line.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<FormatArg>,
+}
+
+/// `demo`
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Keeps the data folder of the demo and says where it is.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Where agents run.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RuntimeArg {
+    /// Child processes of the daemon.
+    Process,
+    /// Containers of a Docker engine.
+    Docker,
+}
+
+impl From<RuntimeArg> for RuntimeKind {
+    fn from(arg: RuntimeArg) -> Self {
+        match arg {
+            RuntimeArg::Process => Self::Process,
+            RuntimeArg::Docker => Self::Docker,
+        }
+    }
+}
+
+/// How important a message must be.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LevelArg {
+    /// Only what needs somebody.
+    Error,
+    /// And what may need somebody.
+    Warning,
+    /// And what happens.
+    Info,
+    /// And how.
+    Debug,
+}
+
+impl From<LevelArg> for Level {
+    fn from(arg: LevelArg) -> Self {
+        match arg {
+            LevelArg::Error => Self::Error,
+            LevelArg::Warning => Self::Warning,
+            LevelArg::Info => Self::Info,
+            LevelArg::Debug => Self::Debug,
+        }
+    }
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatArg {
+    /// For people.
+    Terminal,
+    /// One JSON object a line.
+    Json,
+}
+
+impl From<FormatArg> for Format {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Terminal => Self::Terminal,
+            FormatArg::Json => Self::Json,
+        }
+    }
+}
+
+/// `--json`
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct JsonFlag {
+    /// Prints JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `session`
+#[derive(Subcommand, Debug)]
+pub enum SessionCommand {
+    /// Lists all sessions.
+    Ls(JsonFlag),
+    /// Shows one session with its open messages.
+    Show {
+        /// group/session, the session's name, or its number as status shows it.
+        session: String,
+        /// See above.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Stops a session's container and holds it stopped; messages are still accepted.
+    Stop {
+        /// group/session, the session's name, or its number.
+        session: String,
+    },
+    /// Lifts a session's hold, back-off and quarantine.
+    Start {
+        /// group/session, the session's name, or its number.
+        session: String,
+    },
+    /// Moves a stopped session's outbound.db aside and begins with a fresh one.
+    Reset {
+        /// group/session, the session's name, or its number.
+        session: String,
+    },
+}
+
+/// `message`
+#[derive(Subcommand, Debug)]
+pub enum MessageCommand {
+    /// Shows the way of a message from its arrival on, with the time between steps.
+    ///
+    /// Reads the journal; needs no daemon.
+    Show {
+        /// Its id, as the chat client or status shows it.
+        message: String,
+    },
+    /// Tries an inbound message again, from no tries.
+    Retry {
+        /// Its id.
+        message: String,
+    },
+    /// Gives an open message up, in either direction.
+    Drop {
+        /// Its id.
+        message: String,
+    },
+    /// Delivers an outbound message again, whatever became of the last delivery.
+    Resend {
+        /// Its id.
+        message: String,
+    },
+}
+
+/// `journal`
+#[derive(Subcommand, Debug)]
+pub enum JournalCommand {
+    /// Lists the segments.
+    Ls(JsonFlag),
+    /// Shows one record.
+    Show {
+        /// Its number, boot.n.
+        record: String,
+    },
+    /// Shows the last records.
+    Tail {
+        /// How many.
+        #[arg(short = 'n', default_value_t = 20)]
+        lines: usize,
+    },
+    /// Looks at every frame and says what is whole. Exit code 1 when something is damaged.
+    Check,
+}
+
+/// `replay`
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// A segment (*.ltj) or a journal folder.
+    pub path: PathBuf,
+    /// Prints JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,172 @@
+//! `lamplighter status`, `session` and `message`: questions to the running daemon.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::args::{JsonFlag, MessageCommand, SessionCommand};
+use super::error::{CommandError, code};
+use super::table;
+use crate::host::control::{Request, call};
+use crate::host::folder::DataFolder;
+use crate::replay;
+
+fn ask(data: &Path, request: Request) -> Result<Value, CommandError> {
+    let folder = DataFolder::open(data)?;
+    Ok(call(folder.root(), &folder.control_socket(), request)?)
+}
+
+fn print_json(value: &Value) -> Result<(), CommandError> {
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+fn text(value: &Value, key: &str) -> String {
+    match &value[key] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// `status`
+///
+/// # Errors
+/// When there is no daemon.
+pub fn status(data: &Path, flag: JsonFlag) -> Result<(), CommandError> {
+    let value = ask(data, Request::Status)?;
+    if flag.json {
+        return print_json(&value);
+    }
+    let out = &mut io::stdout().lock();
+    let (slots, messages, journal, reactor) =
+        (&value["slots"], &value["messages"], &value["journal"], &value["reactor"]);
+    writeln!(
+        out,
+        "lamplighter {}, up {} s, {} runtime",
+        text(&value, "build"),
+        value["uptime_s"],
+        text(&value, "runtime")
+    )?;
+    writeln!(out, "slots      {} of {} used, {} waiting", slots["used"], slots["of"], slots["waiting"])?;
+    writeln!(
+        out,
+        "messages   {} inbound open, {} outbound open",
+        messages["inbound_open"], messages["outbound_open"]
+    )?;
+    writeln!(out, "journal    last record {}, durable {}", text(journal, "last"), text(journal, "synced"))?;
+    writeln!(
+        out,
+        "watching   {} folders, {} unwatched, {} changes found without an event, {} rescans",
+        reactor["watches"], reactor["unwatched"], reactor["unannounced"], reactor["rescans"]
+    )?;
+    for channel in value["channels"].as_array().into_iter().flatten() {
+        let up = if channel["up"] == true { "up" } else { "down" };
+        writeln!(out, "channel    {} {up}", text(channel, "channel"))?;
+    }
+    writeln!(out)?;
+    sessions_table(out, &value)?;
+    for held in value["held_destinations"].as_array().into_iter().flatten() {
+        let (chat, why, waited) = (text(held, "chat"), text(held, "why"), text(held, "for"));
+        writeln!(out, "\n{chat}: {} waiting, {why} (for {waited})", held["waiting"])?;
+        writeln!(out, "  {}", text(held, "free_with"))?;
+    }
+    Ok(())
+}
+
+fn sessions_table(out: &mut dyn Write, value: &Value) -> Result<(), CommandError> {
+    let sessions = value["sessions"].as_array().cloned().unwrap_or_default();
+    let rows: Vec<Vec<String>> = sessions
+        .iter()
+        .map(|it| {
+            ["number", "session", "chat", "state", "for", "queued", "claimed", "outbound"]
+                .iter()
+                .map(|key| text(it, key))
+                .collect()
+        })
+        .collect();
+    table::write(out, &["NO", "SESSION", "CHAT", "STATE", "FOR", "QUEUED", "CLAIMED", "OUTBOUND"], &rows)?;
+    for it in sessions.iter().filter(|it| !it["stuck"].is_null()) {
+        writeln!(out, "\n{}: {}\n  {}", text(it, "session"), text(it, "stuck"), text(it, "free_with"))?;
+    }
+    Ok(())
+}
+
+/// `session`
+///
+/// # Errors
+/// When there is no daemon, or it says no.
+pub fn session(data: &Path, command: SessionCommand) -> Result<(), CommandError> {
+    let request = match command {
+        SessionCommand::Ls(flag) => {
+            let value = ask(data, Request::Status)?;
+            if flag.json {
+                return print_json(&value["sessions"]);
+            }
+            return sessions_table(&mut io::stdout().lock(), &value);
+        }
+        SessionCommand::Show { session, json } => {
+            let value = ask(data, Request::SessionShow { session })?;
+            return if json.json { print_json(&value) } else { show_session(&value) };
+        }
+        SessionCommand::Stop { session } => Request::SessionStop { session },
+        SessionCommand::Start { session } => Request::SessionStart { session },
+        SessionCommand::Reset { session } => Request::SessionReset { session },
+    };
+    ask(data, request).map(drop)
+}
+
+fn show_session(value: &Value) -> Result<(), CommandError> {
+    let out = &mut io::stdout().lock();
+    for key in ["session", "chat", "state", "for", "attempt", "failures", "stuck", "free_with"] {
+        let text = text(value, key);
+        if !text.is_empty() {
+            writeln!(out, "{key:<10} {text}")?;
+        }
+    }
+    for (title, key, columns) in [
+        ("INBOUND", "inbound", ["id", "state", "time", "tries"]),
+        ("OUTBOUND", "outbound", ["id", "state", "to", "tries"]),
+    ] {
+        let rows: Vec<Vec<String>> = value[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|it| columns.iter().map(|column| text(it, column)).collect())
+            .collect();
+        if !rows.is_empty() {
+            writeln!(out)?;
+            let mut head = columns.map(str::to_uppercase);
+            head[0] = title.to_owned();
+            let head: Vec<&str> = head.iter().map(String::as_str).collect();
+            table::write(out, &head, &rows)?;
+        }
+    }
+    Ok(())
+}
+
+/// `message`
+///
+/// # Errors
+/// When there is no daemon, or it says no.
+pub fn message(data: &Path, command: MessageCommand) -> Result<(), CommandError> {
+    let request = match command {
+        MessageCommand::Show { message } => return show_message(data, &message),
+        MessageCommand::Retry { message } => Request::MessageRetry { message },
+        MessageCommand::Drop { message } => Request::MessageDrop { message },
+        MessageCommand::Resend { message } => Request::MessageResend { message },
+    };
+    ask(data, request).map(drop)
+}
+
+fn show_message(data: &Path, message: &str) -> Result<(), CommandError> {
+    let folder = DataFolder::open(data)?;
+    let lines = replay::timeline(&folder.journal(), message)?;
+    if lines.is_empty() {
+        let text = format!("the journal knows no inbound message {message:?}");
+        return Err(CommandError::new(code::FAILURE, text, "the chat client prints ids with --json"));
+    }
+    let out = &mut io::stdout().lock();
+    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(CommandError::from)
+}

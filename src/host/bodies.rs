@@ -1,0 +1,79 @@
+//! Texts on their way: the machine decides by facts, the words wait here until they are written or delivered.
+//!
+//! Invariant: bounded by bytes; what does not fit is read again from the session's file when it is needed.
+
+use std::collections::BTreeMap;
+
+use crate::base::SessionNo;
+
+/// Bytes of texts kept. Arrivals are bounded by their channels beside it.
+const KEPT_MAX: usize = 64 << 20;
+
+/// A message that came and is not on disk yet.
+#[derive(Clone, Debug)]
+pub struct ArrivedBody {
+    /// JSON text (contract 11).
+    pub content: String,
+}
+
+/// The texts.
+#[derive(Debug, Default)]
+pub struct Bodies {
+    arrived: BTreeMap<(String, u64), ArrivedBody>,
+    outbound: BTreeMap<(SessionNo, String), String>,
+    bytes: usize,
+}
+
+impl Bodies {
+    /// Keeps an arrival's text until its row is written.
+    pub fn arrived(&mut self, channel: &str, receipt: u64, body: ArrivedBody) {
+        self.arrived.insert((channel.to_owned(), receipt), body);
+    }
+
+    /// Takes an arrival's text.
+    pub fn take_arrived(&mut self, channel: &str, receipt: u64) -> Option<ArrivedBody> {
+        self.arrived.remove(&(channel.to_owned(), receipt))
+    }
+
+    /// Keeps an outbound row's text, if there is room.
+    pub fn keep(&mut self, session: SessionNo, id: &str, content: &str) {
+        if self.bytes + content.len() > KEPT_MAX {
+            return;
+        }
+        self.bytes += content.len();
+        if let Some(old) = self.outbound.insert((session, id.to_owned()), content.to_owned()) {
+            self.bytes -= old.len();
+        }
+    }
+
+    /// An outbound row's text.
+    pub fn outbound(&self, session: SessionNo, id: &str) -> Option<&str> {
+        self.outbound.get(&(session, id.to_owned())).map(String::as_str)
+    }
+
+    /// Drops an outbound row's text: its delivery is over.
+    pub fn forget(&mut self, session: SessionNo, id: &str) {
+        if let Some(old) = self.outbound.remove(&(session, id.to_owned())) {
+            self.bytes -= old.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_kept_within_the_bound_and_forgotten() {
+        let mut bodies = Bodies::default();
+        let big = "x".repeat(KEPT_MAX / 2);
+        for id in ["a", "b", "c"] {
+            bodies.keep(SessionNo(1), id, &big);
+        }
+        assert!(bodies.outbound(SessionNo(1), "b").is_some());
+        assert!(bodies.outbound(SessionNo(1), "c").is_none());
+        bodies.forget(SessionNo(1), "a");
+        bodies.keep(SessionNo(1), "c", &big);
+        assert!(bodies.outbound(SessionNo(1), "c").is_some());
+    }
+}

@@ -1,0 +1,602 @@
+//! The configuration: `lamplighter.toml` < environment < flags.
+//!
+//! Invariant: an unknown key is an error that names the line and the nearest known key; nothing is ignored silently.
+//! Invariant: names of environment variables are configuration, their values never are.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use serde_json::Value;
+
+use crate::base::Ms;
+use crate::base::ids::is_safe_name;
+use crate::machine::policy::{InDoubt, Policy};
+
+/// The file's name in the data folder.
+pub const FILE: &str = "lamplighter.toml";
+/// The longest duration that a policy may name.
+const SPAN_MAX: Ms = Ms::days(365);
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// The journal.
+    pub journal: JournalConfig,
+    /// Where agents run.
+    pub runtime: RuntimeConfig,
+    /// The agent that all chats talk to.
+    pub agent: AgentConfig,
+    /// The machine's limits and waits.
+    pub policy: PolicyConfig,
+    /// How files are watched.
+    pub reactor: ReactorConfig,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// The least important messages that are shown.
+    pub level: Level,
+    /// For people or for programs.
+    pub format: Format,
+}
+
+/// How important a message must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Only what needs somebody.
+    Error,
+    /// And what may need somebody.
+    Warning,
+    /// And what happens.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Terminal,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The journal.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JournalConfig {
+    /// How hard it tries to survive a power cut.
+    pub sync: SyncMode,
+    /// A new segment is begun when one has so many bytes.
+    pub segment_bytes: u64,
+}
+
+/// How hard the journal tries to survive a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncMode {
+    /// Synced beside the loop.
+    Group,
+    /// Synced before anything is done.
+    Always,
+    /// Synced only where repeating would be seen outside.
+    None,
+}
+
+/// Where agents run.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// Processes or containers. Never chosen by what happens to be there.
+    pub kind: RuntimeKind,
+    /// The process runtime.
+    pub process: ProcessConfig,
+}
+
+/// Where agents run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeKind {
+    /// Child processes of the daemon.
+    #[default]
+    Process,
+    /// Containers of a Docker engine.
+    Docker,
+}
+
+/// The process runtime.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessConfig {
+    /// The program and its arguments, in place of the runner beside the daemon.
+    pub command: Option<Vec<String>>,
+}
+
+/// The agent.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// What it is called.
+    pub name: String,
+    /// Its folder below `groups/`, and its id on the wire.
+    pub folder: String,
+    /// The provider that the runner drives.
+    pub provider: String,
+    /// Passed to the provider.
+    pub model: Option<String>,
+    /// Passed to the provider.
+    pub effort: Option<String>,
+    /// Written to `CLAUDE.local.md` in its folder when that is made.
+    pub instructions: Option<String>,
+    /// An IANA time zone.
+    pub timezone: String,
+    /// Messages that may wake it in one prompt.
+    pub max_messages_per_prompt: u32,
+    /// Its MCP servers: name → command, args, env, instructions.
+    pub mcp_servers: Option<Value>,
+    /// Rules of the mock provider.
+    pub mock: Option<Value>,
+    /// Names of the daemon's environment variables that it gets.
+    pub env: Vec<String>,
+    /// A file of KEY=VALUE lines that it gets.
+    pub env_file: Option<PathBuf>,
+}
+
+/// The machine's limits and waits; see [`Policy`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)] // Each is documented where it is used, in `Policy`.
+pub struct PolicyConfig {
+    pub slots: u32,
+    pub idle_stop: Span,
+    pub claim_silence: Span,
+    pub silence_ceiling: Span,
+    pub stop_grace: Span,
+    pub claim_retries: u32,
+    pub claim_backoff: Span,
+    pub start_backoff: Span,
+    pub start_backoff_max: Span,
+    pub healthy_after: Span,
+    pub delivery_backoff: Span,
+    pub delivery_backoff_max: Span,
+    pub delivery_give_up: Span,
+    pub no_recipient_keep: Span,
+    pub in_doubt: Doubt,
+}
+
+/// What to do with a delivery in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Doubt {
+    /// Send it again.
+    Resend,
+    /// Record that nobody knows.
+    Hold,
+}
+
+/// How files are watched.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReactorConfig {
+    /// Every session is looked at once in this time, whatever events say.
+    pub resync: Span,
+    /// At most one heartbeat of a session is recorded in this time.
+    pub heartbeat_every: Span,
+}
+
+/// A duration as it is written: `"250ms"`, `"5s"`, `"10m"`, `"24h"`, `"30d"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Ms);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Text(String),
+            Number(i64),
+        }
+        match Raw::deserialize(deserializer) {
+            Ok(Raw::Text(text)) => text.parse().map_err(D::Error::custom),
+            Ok(Raw::Number(n)) => {
+                Err(D::Error::custom(format!("a duration needs a unit: \"{n}s\" or \"{n}ms\"")))
+            }
+            Err(_) => Err(D::Error::custom(
+                "a duration is a text such as \"250ms\", \"5s\", \"10m\", \"24h\" or \"30d\"",
+            )),
+        }
+    }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad =
+            || format!("{text:?} is not a duration; write \"250ms\", \"5s\", \"10m\", \"24h\" or \"30d\"");
+        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+        let (number, unit) = text.split_at(split);
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let factor = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(bad()),
+        };
+        let span = Ms(number.saturating_mul(factor));
+        if span == Ms(0) || span > SPAN_MAX {
+            return Err(format!("{text:?} is out of bounds: more than 0 and at most 365d"));
+        }
+        Ok(Self(span))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.0;
+        let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+        match units.into_iter().find(|&(factor, _)| ms.is_multiple_of(factor)) {
+            Some((factor, unit)) => write!(f, "{}{unit}", ms / factor),
+            None => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self { sync: SyncMode::Group, segment_bytes: 64 << 20 }
+    }
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            name: "agent".into(),
+            folder: "agent".into(),
+            provider: "mock".into(),
+            model: None,
+            effort: None,
+            instructions: None,
+            timezone: "UTC".into(),
+            max_messages_per_prompt: 10,
+            mcp_servers: None,
+            mock: None,
+            env: Vec::new(),
+            env_file: None,
+        }
+    }
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self {
+            slots: policy.slots,
+            idle_stop: Span(policy.idle_stop),
+            claim_silence: Span(policy.claim_silence),
+            silence_ceiling: Span(policy.silence_ceiling),
+            stop_grace: Span(policy.stop_grace),
+            claim_retries: policy.claim_retries,
+            claim_backoff: Span(policy.claim_backoff),
+            start_backoff: Span(policy.start_backoff),
+            start_backoff_max: Span(policy.start_backoff_max),
+            healthy_after: Span(policy.healthy_after),
+            delivery_backoff: Span(policy.delivery_backoff),
+            delivery_backoff_max: Span(policy.delivery_backoff_max),
+            delivery_give_up: Span(policy.delivery_give_up),
+            no_recipient_keep: Span(policy.no_recipient_keep),
+            in_doubt: match policy.in_doubt {
+                InDoubt::Resend => Doubt::Resend,
+                InDoubt::Hold => Doubt::Hold,
+            },
+        }
+    }
+}
+
+impl Default for ReactorConfig {
+    fn default() -> Self {
+        Self { resync: Span(Ms::secs(60)), heartbeat_every: Span(Ms::secs(5)) }
+    }
+}
+
+impl PolicyConfig {
+    /// As the machine takes it.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            slots: self.slots,
+            idle_stop: self.idle_stop.0,
+            claim_silence: self.claim_silence.0,
+            silence_ceiling: self.silence_ceiling.0,
+            stop_grace: self.stop_grace.0,
+            claim_retries: self.claim_retries,
+            claim_backoff: self.claim_backoff.0,
+            start_backoff: self.start_backoff.0,
+            start_backoff_max: self.start_backoff_max.0,
+            healthy_after: self.healthy_after.0,
+            delivery_backoff: self.delivery_backoff.0,
+            delivery_backoff_max: self.delivery_backoff_max.0,
+            delivery_give_up: self.delivery_give_up.0,
+            no_recipient_keep: self.no_recipient_keep.0,
+            in_doubt: match self.in_doubt {
+                Doubt::Resend => InDoubt::Resend,
+                Doubt::Hold => InDoubt::Hold,
+            },
+        }
+    }
+}
+
+/// What flags say; it wins.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--runtime`
+    pub runtime: Option<RuntimeKind>,
+    /// `--log-level`
+    pub level: Option<Level>,
+    /// `--log-format`
+    pub format: Option<Format>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something in the file is not as it should be.
+    #[error("{path}:{line}:{column}: {what}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1.
+        column: usize,
+        /// What is wrong.
+        what: String,
+        /// The nearest known key, for an unknown one.
+        nearest: Option<String>,
+    },
+    /// A value, wherever it comes from, is out of bounds.
+    #[error("{key} is {found}, which is not allowed: {allowed}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What was found.
+        found: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+}
+
+impl ConfigError {
+    /// What may be done about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Io { .. } => "name a file that can be read with --config, or leave the flag out".into(),
+            Self::Invalid { nearest: Some(key), .. } => format!("did you mean {key:?}?"),
+            Self::Invalid { .. } | Self::Value { .. } => {
+                "`lamplighter init` writes a file with every key".into()
+            }
+        }
+    }
+}
+
+/// The environment variables that are read, with the key that each sets.
+pub const ENVIRONMENT: [(&str, &str); 3] = [
+    ("LAMPLIGHTER_RUNTIME", "runtime.kind"),
+    ("LAMPLIGHTER_LOG_LEVEL", "log.level"),
+    ("LAMPLIGHTER_LOG_FORMAT", "log.format"),
+];
+
+impl Config {
+    /// Reads the configuration: the named file, or [`FILE`] in the data folder if it is there; then the environment;
+    /// then what flags say.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(
+        named: Option<&Path>,
+        data: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+        flags: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let path = named.map_or_else(|| data.join(FILE), Path::to_owned);
+        let mut config = match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text, &path)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Self::default(),
+            Err(source) => return Err(ConfigError::Io { path, source }),
+        };
+        for (name, _) in ENVIRONMENT {
+            if let Some(value) = env(name) {
+                config.set_from_environment(name, &value)?;
+            }
+        }
+        config.runtime.kind = flags.runtime.unwrap_or(config.runtime.kind);
+        config.log.level = flags.level.unwrap_or(config.log.level);
+        config.log.format = flags.format.unwrap_or(config.log.format);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start).min(text.len());
+            let before = text.get(..at).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
+            let what = error.message().trim().to_owned();
+            ConfigError::Invalid { path: path.to_owned(), line, column, nearest: nearest(&what), what }
+        })
+    }
+
+    fn set_from_environment(&mut self, name: &'static str, value: &str) -> Result<(), ConfigError> {
+        fn word<T: for<'de> Deserialize<'de>>(
+            name: &'static str,
+            value: &str,
+            allowed: &'static str,
+        ) -> Result<T, ConfigError> {
+            let found = format!("{value:?}");
+            serde_json::from_value(Value::from(value.to_lowercase())).map_err(|_| ConfigError::Value {
+                key: name,
+                found,
+                allowed,
+            })
+        }
+        match name {
+            "LAMPLIGHTER_RUNTIME" => self.runtime.kind = word(name, value, "process or docker")?,
+            "LAMPLIGHTER_LOG_LEVEL" => self.log.level = word(name, value, "error, warning, info or debug")?,
+            "LAMPLIGHTER_LOG_FORMAT" => self.log.format = word(name, value, "terminal or json")?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let fail = |key, found: String, allowed| Err(ConfigError::Value { key, found, allowed });
+        let agent = &self.agent;
+        if !is_safe_name(&agent.folder) || agent.folder.starts_with('.') || agent.folder.contains(':') {
+            return fail(
+                "agent.folder",
+                format!("{:?}", agent.folder),
+                "one plain folder name without colons",
+            );
+        }
+        if jiff::tz::TimeZone::get(&agent.timezone).is_err() {
+            return fail(
+                "agent.timezone",
+                format!("{:?}", agent.timezone),
+                "an IANA name such as \"Europe/Zurich\"",
+            );
+        }
+        if !(1..=1_000).contains(&agent.max_messages_per_prompt) {
+            let found = agent.max_messages_per_prompt.to_string();
+            return fail("agent.max_messages_per_prompt", found, "1 to 1000");
+        }
+        if !(1..=256).contains(&self.policy.slots) {
+            return fail("policy.slots", self.policy.slots.to_string(), "1 to 256");
+        }
+        if self.policy.claim_retries > 20 {
+            return fail("policy.claim_retries", self.policy.claim_retries.to_string(), "0 to 20");
+        }
+        if !((64 << 10)..=(4 << 30)).contains(&self.journal.segment_bytes) {
+            return fail("journal.segment_bytes", self.journal.segment_bytes.to_string(), "64 KiB to 4 GiB");
+        }
+        if self.runtime.process.command.as_ref().is_some_and(Vec::is_empty) {
+            return fail("runtime.process.command", "empty".into(), "a program and its arguments");
+        }
+        for name in &agent.env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return fail(
+                    "agent.env",
+                    format!("{name:?}"),
+                    "names of environment variables, without values",
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The known key that is nearest to the unknown one which the parser complains about.
+fn nearest(message: &str) -> Option<String> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let (unknown, expected) = rest.split_once('`')?;
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|known| (strsim::osa_distance(unknown, known), known))
+        .filter(|&(distance, known)| distance <= 3.max(known.len() / 3))
+        .min()
+        .map(|(_, known)| known.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE), text).unwrap();
+        Config::load(None, folder.path(), &|_| None, &Overrides::default())
+    }
+
+    #[test]
+    fn no_file_is_the_defaults_but_a_named_one_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let load =
+            |named: Option<&Path>| Config::load(named, folder.path(), &|_| None, &Overrides::default());
+        assert_eq!(load(None).unwrap(), Config::default());
+        assert_eq!(Config::default().policy.policy(), Policy::default());
+        let error = load(Some(Path::new("/nowhere.toml"))).unwrap_err();
+        assert!(error.to_string().contains("/nowhere.toml"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
+        let error = parse("[policy]\nslots = 4\nidle_stopp = \"5s\"\n").unwrap_err();
+        assert!(error.to_string().contains(":3:1: unknown field `idle_stopp`"), "{error}");
+        assert_eq!(error.hint(), "did you mean \"idle_stop\"?");
+        assert!(parse("[polcy]\n").unwrap_err().hint().contains("policy"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
+        let error = parse("[policy]\nidle_stop = 600\n").unwrap_err();
+        assert!(error.to_string().contains(":2:13: a duration needs a unit: \"600s\""), "{error}");
+        for (text, part) in [
+            ("[policy]\nidle_stop = \"5 weeks\"", "not a duration"),
+            ("[policy]\nidle_stop = \"0s\"", "out of bounds"),
+            ("[policy]\nslots = 0", "1 to 256"),
+            ("[policy]\nin_doubt = \"maybe\"", "resend"),
+            ("[agent]\nfolder = \"../x\"", "agent.folder"),
+            ("[agent]\nenv = [\"KEY=value\"]", "without values"),
+            ("[runtime]\nkind = \"podman\"", "docker"),
+            ("log = 3", ":1:"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE), "[log]\nlevel = \"error\"\nformat = \"json\"\n").unwrap();
+        let env = |name: &str| (name == "LAMPLIGHTER_LOG_LEVEL").then(|| "debug".to_owned());
+        let config = Config::load(None, folder.path(), &env, &Overrides::default()).unwrap();
+        assert_eq!((config.log.level, config.log.format), (Level::Debug, Format::Json));
+        let flags = Overrides { level: Some(Level::Warning), ..Overrides::default() };
+        assert_eq!(Config::load(None, folder.path(), &env, &flags).unwrap().log.level, Level::Warning);
+        let env = |_: &str| Some("nonsense".to_owned());
+        assert!(Config::load(None, folder.path(), &env, &flags).is_err());
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["250ms", "5s", "10m", "24h", "30d"] {
+            let span: Span = text.parse().unwrap();
+            assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+        }
+        assert_eq!("24h".parse::<Span>().unwrap().to_string(), "1d");
+    }
+}

@@ -1,0 +1,219 @@
+//! Reads the segments of a journal as pieces, without changing anything: also beside a daemon that is writing
+//! them.
+//!
+//! Invariant: a record is read once. Where a rotation that was cut short left two segments that overlap, the
+//! older one ends where the newer one begins.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use super::fold::SegmentFacts;
+use super::report::Divergence;
+use super::{Piece, Source};
+use crate::base::RecordNo;
+use crate::journal::frame::{self, Kind, MAGIC};
+use crate::journal::record::synced_through;
+use crate::journal::segment::{self, SegmentError, SegmentReader};
+
+/// Why a journal cannot be replayed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A segment cannot be read.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The path cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The newest snapshot is in a form that this build cannot take.
+    #[error("the newest snapshot in {path} cannot be taken: {} ({})", found.actual, found.class)]
+    Snapshot {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        found: Box<Divergence>,
+    },
+    /// There is nothing to replay.
+    #[error("{path} holds no journal segment")]
+    Empty {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+impl ReplayError {
+    /// What may be done about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Segment(error) => error.hint(),
+            Self::Io { .. } => "see that the path is there and may be read",
+            Self::Snapshot { .. } => {
+                "start the build that wrote it, or move the journal folder aside: the session folders hold the \
+                 messages, and the daemon adopts what is open in them"
+            }
+            Self::Empty { .. } => "name a file that ends in .ltj, or the `journal` folder of a data folder",
+        }
+    }
+}
+
+/// Segments in order.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    paths: Vec<PathBuf>,
+    /// The last of them is the newest of its journal, the only one that may end in a tail.
+    newest: bool,
+}
+
+impl Segments {
+    /// The segment of this name, or all segments of this folder.
+    ///
+    /// # Errors
+    /// When the path cannot be read or holds no segment.
+    pub fn open(path: &Path) -> Result<Self, ReplayError> {
+        if !path.is_dir() {
+            return Ok(Self { paths: vec![path.to_owned()], newest: true });
+        }
+        let paths = list(path)?;
+        if paths.is_empty() {
+            return Err(ReplayError::Empty { path: path.to_owned() });
+        }
+        Ok(Self { paths, newest: true })
+    }
+
+    /// Each segment of a folder on its own, the newest first.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn newest_first(folder: &Path) -> Result<Vec<Self>, ReplayError> {
+        let alone = |(index, path)| Self { paths: vec![path], newest: index == 0 };
+        Ok(list(folder)?.into_iter().rev().enumerate().map(alone).collect())
+    }
+
+    /// How much of the segments there is to read: the newest may have been begun and never switched to.
+    fn standing(&self) -> Result<(&[PathBuf], Option<String>), ReplayError> {
+        let Some((last, before)) = self.paths.split_last() else { return Ok((&[], None)) };
+        if before.is_empty() || has_snapshot(last)? {
+            return Ok((&self.paths, None));
+        }
+        Ok((before, Some(format!("{} was begun and never used", last.display()))))
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, ReplayError> {
+    let found =
+        segment::list(folder).map_err(|source| ReplayError::Io { path: folder.to_owned(), source })?;
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Whether a segment's header and snapshot are whole.
+fn has_snapshot(path: &Path) -> Result<bool, ReplayError> {
+    let mut reader = match SegmentReader::open(path) {
+        Ok(reader) => reader,
+        Err(SegmentError::NotASegment { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    loop {
+        match reader.next_frame() {
+            Ok(Some(frame)) if frame.kind == Kind::SnapshotEnd => return Ok(true),
+            Ok(Some(frame)) if frame.kind == Kind::Record => return Ok(false),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(SegmentError::Damaged { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Source for Segments {
+    type Error = ReplayError;
+
+    fn read(&mut self, take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>) -> Result<(), ReplayError> {
+        let (paths, unused) = self.standing()?;
+        for (index, path) in paths.iter().enumerate() {
+            let next = paths.get(index + 1);
+            let may_have_tail = self.newest && next.is_none();
+            let until = next.and_then(|path| segment::first_of(path.file_name()?.to_str()?));
+            if read_segment(path, until, may_have_tail, take)?.is_break() {
+                return Ok(());
+            }
+        }
+        if let Some(unused) = unused {
+            let _: ControlFlow<()> = take(Piece::Tail(&unused));
+        }
+        Ok(())
+    }
+}
+
+fn read_segment(
+    path: &Path,
+    until: Option<RecordNo>,
+    may_have_tail: bool,
+    take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ReplayError> {
+    let mut reader = SegmentReader::open(path)?;
+    let header = reader.header();
+    let facts = SegmentFacts {
+        first: header.first,
+        record_schema: header.record_schema,
+        digest_schema: header.digest_schema,
+    };
+    let mut flow = take(Piece::Segment(facts));
+    let mut synced = RecordNo(0);
+    while flow.is_continue() {
+        flow = match reader.next_frame() {
+            Ok(None) => break,
+            Ok(Some(frame)) => match frame.kind {
+                Kind::Record if until.is_some_and(|until| frame.number >= until) => break,
+                Kind::Record => {
+                    synced = synced.max(synced_through(frame.body).unwrap_or_default());
+                    take(Piece::Record(frame.number, frame.body))
+                }
+                Kind::Snapshot => take(Piece::Snapshot(frame.body)),
+                Kind::SnapshotEnd | Kind::Body => ControlFlow::Continue(()),
+            },
+            Err(SegmentError::Damaged { path, offset, after, bad }) => {
+                let beyond = synced_beyond(&path, offset)
+                    .map_err(|source| ReplayError::Io { path: path.clone(), source })?;
+                let why = format!("{} at offset {offset}, after record {after}: {bad}", path.display());
+                // As recovery judges it: what was not promised to be durable may be missing.
+                let tail = may_have_tail && after.next() > synced.max(beyond);
+                let flow = match tail {
+                    true => take(Piece::Tail(&format!("a tail that was not durable yet: {why}"))),
+                    false => take(Piece::Damaged { after, why: &why }),
+                };
+                return Ok(flow);
+            }
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(flow)
+}
+
+/// The highest record that a whole frame behind a damaged place calls durable.
+fn synced_beyond(path: &Path, offset: u64) -> io::Result<RecordNo> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    // Bounded by the size at which segments are rotated.
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest)?;
+    let (mut at, mut synced) = (0, RecordNo(0));
+    while let Some(tail) = rest.get(at..).filter(|tail| !tail.is_empty()) {
+        let Some(found) = tail.windows(MAGIC.len()).position(|window| window == MAGIC) else { break };
+        at += found;
+        match frame::decode(&tail[found..]) {
+            Ok(frame) => {
+                if frame.kind == Kind::Record {
+                    synced = synced.max(synced_through(frame.body).unwrap_or_default());
+                }
+                at += frame.len;
+            }
+            Err(_) => at += 1,
+        }
+    }
+    Ok(synced)
+}

@@ -1,0 +1,395 @@
+//! The life of one inbound message as lines: what happened to it, when, and how long after the line before.
+//!
+//! Everything is derived from inputs and effects that name the message or the attempt that works on it, and
+//! from the message's own state; replies are rows that say they answer it, and rows of its session while it
+//! was claimed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::fold::Fold;
+use crate::base::{At, Attempt, EffectId, MessageNo, RecordNo, SessionNo};
+use crate::journal::record::Record;
+use crate::machine::Turn;
+use crate::machine::effect::{Body, Effect, InboundChange, Notice, Outcome, Payload};
+use crate::machine::input::{Arrival, Exit, Input, OutRow, Reading, Rows, SessionFound};
+use crate::machine::state::{InState, Inbound, State, Wait};
+
+/// One line of a timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The record that it comes from.
+    pub record: RecordNo,
+    /// When.
+    pub at: At,
+    /// Microseconds since the line before.
+    pub since_previous: i64,
+    /// What happened.
+    pub text: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = format!("+{}.{:03} ms", self.since_previous / 1_000, self.since_previous % 1_000);
+        write!(f, "{} {since:>14}  {:<9} {}", self.at, self.record.to_string(), self.text)
+    }
+}
+
+/// What an effect that is under way is to the message.
+enum Waiting {
+    Write,
+    Project,
+    Start(Attempt),
+    Update(&'static str),
+    Deliver(String),
+    Record(String),
+}
+
+/// Follows one message through a journal.
+pub struct Tracer {
+    /// As the channel or the row has it.
+    id: String,
+    /// messages_in.id, once it is known.
+    row: Option<String>,
+    receipt: Option<(String, u64)>,
+    message: Option<MessageNo>,
+    session: Option<SessionNo>,
+    /// Where it stood after the last record; none before it is there and after it is gone.
+    state: Option<InState>,
+    /// It was there and is gone.
+    closed: bool,
+    /// Rows that count as replies, by their id.
+    replies: Vec<String>,
+    waiting: BTreeMap<EffectId, Waiting>,
+    lines: Vec<Line>,
+}
+
+impl Tracer {
+    /// For a message by its platform's id or its row's.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            row: None,
+            receipt: None,
+            message: None,
+            session: None,
+            state: None,
+            closed: false,
+            replies: Vec::new(),
+            waiting: BTreeMap::new(),
+            lines: Vec::new(),
+        }
+    }
+
+    /// The lines, in order.
+    pub fn into_lines(self) -> Vec<Line> {
+        self.lines
+    }
+
+    /// Takes up a message that a snapshot holds open already.
+    pub(super) fn snapshot(&mut self, fold: &Fold) {
+        let state = fold.machine().state();
+        if self.message.is_some() {
+            return;
+        }
+        if let Some((no, message)) = self.find(state) {
+            self.adopt(no, message.session, &message.id);
+            self.state = Some(message.state.clone());
+            let core = state.core();
+            self.line(core.record, core.at, format!("open in the snapshot as {no} of {}", message.session));
+        }
+    }
+
+    /// Steps one record and writes down what it says about the message.
+    pub(super) fn record(&mut self, fold: &mut Fold, record: Record) {
+        let (number, at) = (record.number, record.at);
+        self.input(number, at, &record.input);
+        if let Some(turn) = fold.apply(record).turn {
+            self.turn(&turn);
+            self.follow(number, at, fold.machine().state());
+        }
+    }
+
+    fn line(&mut self, record: RecordNo, at: At, text: impl Into<String>) {
+        let since_previous = self.lines.last().map_or(0, |line| at.0.saturating_sub(line.at.0).max(0));
+        self.lines.push(Line { record, at, since_previous, text: text.into() });
+    }
+
+    fn is_row(&self, id: &str) -> bool {
+        self.row.as_deref() == Some(id) || (self.row.is_none() && self.id == id)
+    }
+
+    fn find<'a>(&self, state: &'a State) -> Option<(MessageNo, &'a Inbound)> {
+        let full = format!("{}:{}", self.id, state.directory().group);
+        state.inbounds().iter().find(|(_, m)| m.id == self.id || m.id == full).map(|(&no, m)| (no, m))
+    }
+
+    fn adopt(&mut self, no: MessageNo, session: SessionNo, row: &str) {
+        self.message = Some(no);
+        self.session = Some(session);
+        self.row = Some(row.to_owned());
+        self.closed = false;
+    }
+
+    /// What the input itself says.
+    fn input(&mut self, record: RecordNo, at: At, input: &Input) {
+        match input {
+            Input::MessageArrived(it) => self.arrived(record, at, it),
+            Input::SessionFound(it) => self.found(record, at, it),
+            Input::OutboundRead { session, reading } | Input::Looked { session, reading, .. } => {
+                if let (true, Reading::Rows(rows)) = (self.session == Some(*session), reading) {
+                    self.rows(record, at, rows);
+                }
+            }
+            Input::ContainerExited { session, attempt, exit } if self.is_open_in(*session) => {
+                self.line(record, at, format!("container of attempt {attempt} gone ({})", exit_text(*exit)));
+            }
+            Input::Booted(it) if self.message.is_some() && !self.closed => {
+                self.waiting.clear();
+                self.line(record, at, format!("the daemon started again (boot {})", it.boot.0));
+            }
+            other => {
+                if let Some(text) = self.completion(other) {
+                    self.line(record, at, text);
+                }
+            }
+        }
+    }
+
+    /// What the end of an effect that was waited for says.
+    fn completion(&mut self, input: &Input) -> Option<String> {
+        Some(match input {
+            Input::InboundWritten { effect, seq, duplicate } => {
+                self.waiting.remove(effect)?;
+                let text = if *duplicate { "a row of that id was there" } else { "row written" };
+                format!("{text}, seq {seq}")
+            }
+            Input::InboundWriteFailed { effect, reason } => {
+                self.waiting.remove(effect)?;
+                format!("row not written: {reason}")
+            }
+            Input::ContainerStarted { effect } => match self.waiting.remove(effect)? {
+                Waiting::Start(attempt) => format!("container of attempt {attempt} started"),
+                _ => return None,
+            },
+            Input::ContainerStartFailed { effect, reason } => {
+                self.waiting.remove(effect)?;
+                format!("container did not start: {reason}")
+            }
+            Input::Delivered { effect, platform_id } => {
+                let what = self.delivery(*effect)?;
+                let id = platform_id.as_deref().map(|id| format!(" as {id}")).unwrap_or_default();
+                format!("{what} delivered{id}")
+            }
+            Input::DeliveryFailed { effect, class, reason, .. } => {
+                let what = self.delivery(*effect)?;
+                format!("{what} not delivered ({class:?}): {reason}")
+            }
+            Input::EffectDone { effect, error } => {
+                let what = match self.waiting.remove(effect)? {
+                    Waiting::Project => "destinations written".to_owned(),
+                    Waiting::Update(what) => format!("row changed: {what}"),
+                    Waiting::Record(what) => format!("delivery of {what} on record"),
+                    Waiting::Write | Waiting::Start(_) | Waiting::Deliver(_) => return None,
+                };
+                match error {
+                    None => what,
+                    Some(error) => format!("{what}: failed: {error}"),
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    fn delivery(&mut self, effect: EffectId) -> Option<String> {
+        match self.waiting.remove(&effect)? {
+            Waiting::Deliver(what) => Some(what),
+            _ => None,
+        }
+    }
+
+    fn is_open_in(&self, session: SessionNo) -> bool {
+        self.session == Some(session) && self.message.is_some() && !self.closed
+    }
+
+    fn arrived(&mut self, record: RecordNo, at: At, it: &Arrival) {
+        let named = it.message_id == self.id
+            || self.id.strip_prefix(it.message_id.as_str()).is_some_and(|rest| rest.starts_with(':'));
+        if !named {
+            return;
+        }
+        self.receipt = Some((it.channel.clone(), it.receipt));
+        self.line(
+            record,
+            at,
+            format!("arrived on {} from {}, {} bytes", it.channel, it.chat, it.facts.bytes),
+        );
+    }
+
+    fn found(&mut self, record: RecordNo, at: At, it: &SessionFound) {
+        let prefix = format!("{}:{}", self.id, it.name.group());
+        if it.pending.iter().any(|row| row.id == self.id || row.id == prefix) {
+            self.line(record, at, format!("found pending in {}", it.name));
+        }
+    }
+
+    fn rows(&mut self, record: RecordNo, at: At, rows: &Rows) {
+        for row in &rows.rows {
+            if self.is_reply(row) && !self.replies.contains(&row.id) {
+                self.replies.push(row.id.clone());
+                self.line(record, at, format!("reply {} read from outbound.db", row.id));
+            }
+        }
+    }
+
+    /// Says that it answers the message, or says nothing and comes while the message is claimed.
+    fn is_reply(&self, row: &OutRow) -> bool {
+        match &row.in_reply_to {
+            Some(to) => self.is_row(to),
+            None => matches!(self.state, Some(InState::Claimed { .. })),
+        }
+    }
+
+    /// What the step asked for.
+    fn turn(&mut self, turn: &Turn) {
+        let (record, at) = (turn.record, turn.at);
+        for (id, effect) in turn.effects() {
+            match effect {
+                Effect::WriteInbound { message, session, id: row, body, .. } => {
+                    self.written(id, *message, *session, row, body);
+                }
+                Effect::AcceptInbound { channel, receipt, .. } if self.is_receipt(channel, *receipt) => {
+                    self.line(record, at, "accepted: its sender may forget it");
+                }
+                Effect::RefuseInbound { channel, receipt, reason } if self.is_receipt(channel, *receipt) => {
+                    self.line(record, at, format!("refused: {reason:?}"));
+                }
+                Effect::ProjectDestinations { session, .. } if self.is_open_in(*session) => {
+                    self.waiting.insert(id, Waiting::Project);
+                    self.line(record, at, "a container is to be started; destinations are written first");
+                }
+                Effect::StartContainer { session, attempt } if self.is_open_in(*session) => {
+                    self.waiting.insert(id, Waiting::Start(*attempt));
+                    self.line(record, at, format!("start of attempt {attempt} asked for"));
+                }
+                Effect::StopContainer { session, attempt, reason, .. } if self.is_open_in(*session) => {
+                    self.line(record, at, format!("attempt {attempt} asked to stop ({reason:?})"));
+                }
+                Effect::UpdateInbound { message, change, .. } if self.message == Some(*message) => {
+                    self.waiting.insert(id, Waiting::Update(change_text(change)));
+                }
+                Effect::Deliver { session, payload, number, .. } if self.session == Some(*session) => {
+                    if let Some(what) = self.payload(payload) {
+                        self.line(record, at, format!("{what} handed to its channel, try {number}"));
+                        self.waiting.insert(id, Waiting::Deliver(what));
+                    }
+                }
+                Effect::RecordDelivery { session, id: row, .. }
+                    if self.session == Some(*session) && self.replies.contains(row) =>
+                {
+                    self.waiting.insert(id, Waiting::Record(format!("reply {row}")));
+                }
+                Effect::TellSettled { id: row, outcome, .. } if self.is_row(row) => {
+                    self.line(record, at, format!("its chat is told: {}", outcome_text(outcome)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn is_receipt(&self, channel: &str, receipt: u64) -> bool {
+        self.receipt.as_ref().is_some_and(|(own, no)| own == channel && *no == receipt)
+    }
+
+    fn written(&mut self, effect: EffectId, no: MessageNo, session: SessionNo, row: &str, body: &Body) {
+        let own = match body {
+            Body::Arrived { channel, receipt } => self.is_receipt(channel, *receipt),
+            Body::Note(_) => self.is_row(row),
+        };
+        // A repeat of a message that is open keeps its first number.
+        if own && (self.message.is_none() || self.closed) {
+            self.adopt(no, session, row);
+        }
+        if own {
+            self.waiting.insert(effect, Waiting::Write);
+        }
+    }
+
+    fn payload(&self, payload: &Payload) -> Option<String> {
+        match payload {
+            Payload::Row { id, .. } if self.replies.contains(id) => Some(format!("reply {id}")),
+            Payload::Notice(Notice::Parked { id, .. } | Notice::Failed { id, .. }) if self.is_row(id) => {
+                Some("the host's notice".to_owned())
+            }
+            Payload::Row { .. } | Payload::Notice(_) => None,
+        }
+    }
+
+    /// What became of the message's own state.
+    fn follow(&mut self, record: RecordNo, at: At, state: &State) {
+        if self.message.is_none()
+            && let Some((no, message)) = self.find(state)
+        {
+            self.adopt(no, message.session, &message.id);
+        }
+        let Some(no) = self.message.filter(|_| !self.closed) else { return };
+        let now = state.inbound(no).map(|message| &message.state);
+        if now == self.state.as_ref() {
+            return;
+        }
+        let before = self.state.take();
+        self.state = now.cloned();
+        match (before, now) {
+            (Some(_), None) => {
+                self.closed = true;
+                self.line(record, at, "closed");
+            }
+            (_, Some(InState::Writing { .. })) => {
+                let session = self.session.unwrap_or_default();
+                self.line(record, at, format!("to be written into {session} as {no}"));
+            }
+            (_, Some(InState::Queued { wait })) => self.line(record, at, wait_text(*wait)),
+            (_, Some(InState::Claimed { attempt, .. })) => {
+                self.line(record, at, format!("claimed by attempt {attempt}"));
+            }
+            (_, Some(InState::Settling { outcome })) => self.line(record, at, outcome_text(outcome)),
+            (None, None) => {}
+        }
+    }
+}
+
+fn exit_text(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("code {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+        Exit::Unknown => "nobody saw how".to_owned(),
+    }
+}
+
+fn change_text(change: &InboundChange) -> &'static str {
+    match change {
+        InboundChange::Complete => "completed",
+        InboundChange::Fail => "failed",
+        InboundChange::Reschedule { .. } => "waits again",
+    }
+}
+
+fn outcome_text(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Completed => "completed".to_owned(),
+        Outcome::Failed(reason) => format!("failed: {reason}"),
+        Outcome::Parked(tries) => format!("parked after {tries} tries"),
+        Outcome::Dropped => "dropped by an operator".to_owned(),
+        Outcome::Before => "was over before".to_owned(),
+    }
+}
+
+fn wait_text(wait: Wait) -> String {
+    match wait {
+        Wait::Now => "queued, due now".to_owned(),
+        Wait::Until(_) => "queued until its own time".to_owned(),
+        Wait::Backoff { wait, .. } => format!("queued again in {wait}"),
+        Wait::Held { .. } => "held back while another message is tried alone".to_owned(),
+        Wait::Never => "queued for ever: its time cannot be read".to_owned(),
+    }
+}

@@ -1,0 +1,249 @@
+//! The daemon as a person meets it: real processes, real files, real sockets.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Daemon, lamplighter, text, until};
+
+const FAST: &str = "[policy]\nclaim_backoff = \"50ms\"\nstart_backoff = \"20ms\"\n";
+
+fn mock(rules: &str, rest: &str) -> String {
+    format!("[agent]\nmock = {{ rules = [{rules}] }}\n{rest}")
+}
+
+#[test]
+fn a_message_is_answered_and_every_decision_replays() {
+    let mut daemon = Daemon::start("");
+    assert_eq!(daemon.ok(&["chat", "hello", "there"]), "echo: hello there\n");
+    assert_eq!(daemon.ok(&["chat", "--chat", "office", "--timeout", "60", "hi"]), "echo: hi\n");
+    let status = daemon.status();
+    assert_eq!(status["slots"]["used"], 2, "{status}");
+    assert_eq!(status["reactor"]["unannounced"], 0, "{status}");
+    let shown = daemon.ok(&["status"]);
+    assert!(shown.contains("chat:office") && shown.contains("running"), "{shown}");
+    let name = status["sessions"][0]["session"].as_str().unwrap();
+    assert!(daemon.ok(&["session", "show", name]).contains("chat:main"));
+    assert!(daemon.ok(&["session", "ls"]).contains(name));
+    daemon.stop();
+    daemon.replays();
+    assert!(daemon.ok(&["journal", "check"]).contains("whole"));
+    assert!(daemon.ok(&["journal", "ls"]).contains("whole"));
+    let tail = daemon.ok(&["journal", "tail", "-n", "500"]);
+    assert!(tail.contains("message-arrived") && tail.contains("booted"), "{tail}");
+    assert!(daemon.ok(&["journal", "show", "1.0"]).contains("Booted"));
+}
+
+#[test]
+fn the_way_of_a_message_is_told_from_arrival_to_receipt() {
+    let mut daemon = Daemon::start("");
+    let mut client = daemon.client("main");
+    client.say("m1", "hello").unwrap();
+    let (settled, replies) = client.upto("settled", "m1");
+    assert_eq!(settled["outcome"], "completed");
+    assert_eq!(replies.values().collect::<Vec<_>>(), ["echo: hello"]);
+    daemon.stop();
+    let way = daemon.ok(&["message", "show", "m1"]);
+    for step in ["arrived", "accepted", "started", "claimed", "delivered", "completed"] {
+        assert!(way.contains(step), "no {step} in\n{way}");
+    }
+    let output = daemon.run(&["message", "show", "nobody"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_repeated_id_is_one_message_and_one_turn() {
+    let daemon = Daemon::start("");
+    let mut client = daemon.client("main");
+    client.say("m1", "once").unwrap();
+    client.upto("settled", "m1");
+    client.say("m1", "once").unwrap();
+    let (accepted, none) = client.upto("accepted", "m1");
+    assert_eq!(accepted["duplicate"], true);
+    let (_, more) = client.upto("settled", "m1");
+    assert!(none.is_empty() && more.is_empty(), "{none:?} {more:?}");
+}
+
+#[test]
+fn a_reply_waits_for_somebody_to_receive_it() {
+    let daemon = Daemon::start(&mock("{ pattern = \".\", reply = \"late\", delay_ms = 300 }", ""));
+    let mut client = daemon.client("main");
+    client.say("m1", "hello").unwrap();
+    client.upto("accepted", "m1");
+    drop(client);
+    until("the reply is held", || {
+        daemon.status()["held_destinations"].as_array().is_some_and(|it| it.len() == 1)
+    });
+    let mut client = daemon.client("main");
+    let (settled, replies) = client.upto("settled", "m1");
+    assert_eq!(settled["outcome"], "completed");
+    assert_eq!(replies.values().collect::<Vec<_>>(), ["late"]);
+}
+
+#[test]
+fn a_reply_that_was_dropped_can_be_sent_again() {
+    let daemon = Daemon::start(&mock("{ pattern = \".\", reply = \"late\", delay_ms = 300 }", ""));
+    let mut client = daemon.client("main");
+    client.say("m1", "hello").unwrap();
+    client.upto("accepted", "m1");
+    drop(client);
+    let held = || daemon.status()["held_destinations"][0]["head"].as_str().map(str::to_owned);
+    until("the reply is held", || held().is_some());
+    let reply = held().unwrap();
+    daemon.ok(&["message", "drop", &reply]);
+    until("it is given up", || daemon.status()["messages"]["outbound_open"] == 0);
+    let mut client = daemon.client("main");
+    daemon.ok(&["message", "resend", &reply]);
+    let (line, _) = client.upto("message", "");
+    assert_eq!(line["text"], "late");
+    let output = daemon.run(&["message", "resend", "nobody"]);
+    assert!(text(&output.stderr).contains("no outbound message"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_stop_in_mid_turn_loses_nothing_and_answers_once() {
+    let rules = "{ pattern = \"slow\", silence = true, once = true }";
+    let mut daemon = Daemon::start(&mock(rules, FAST));
+    let mut client = daemon.client("main");
+    client.say("m1", "slow").unwrap();
+    client.upto("typing", "");
+    daemon.stop();
+    assert!(daemon.runners().is_empty(), "a runner outlived its daemon");
+    assert!(!daemon.log().contains("hot journal"));
+    daemon.again();
+    let mut client = daemon.client("main");
+    client.say("m1", "slow").unwrap();
+    let (settled, replies) = client.upto("settled", "m1");
+    assert_eq!(settled["outcome"], "completed");
+    assert_eq!(replies.values().collect::<Vec<_>>(), ["echo: slow"]);
+    daemon.stop();
+    daemon.replays();
+}
+
+#[test]
+fn a_poison_message_is_parked_its_sender_told_and_can_be_tried_again() {
+    let rules = "{ pattern = \"poison\", crash = 9 }";
+    let policy = "[policy]\nclaim_backoff = \"20ms\"\nstart_backoff = \"10ms\"\nclaim_retries = 1\n";
+    let mut daemon = Daemon::start(&mock(rules, policy));
+    let mut client = daemon.client("main");
+    client.say("m1", "poison").unwrap();
+    let (settled, replies) = client.upto("settled", "m1");
+    assert_eq!(settled["outcome"], "parked");
+    assert!(replies.values().any(|text| text.contains("ended unexpectedly 2 times")), "{replies:?}");
+    client.say("m2", "and this?").unwrap();
+    let (settled, replies) = client.upto("settled", "m2");
+    assert_eq!(settled["outcome"], "completed");
+    assert!(replies.values().any(|text| text == "echo: and this?"));
+    daemon.ok(&["message", "retry", "m1"]);
+    let (settled, _) = client.upto("settled", "m1");
+    assert_eq!(settled["outcome"], "parked");
+    let output = daemon.run(&["message", "retry", "nobody"]);
+    assert!(text(&output.stderr).contains("no inbound message"), "{}", text(&output.stderr));
+    daemon.stop();
+    daemon.replays();
+}
+
+#[test]
+fn an_operator_holds_a_session_and_lets_it_go() {
+    let daemon = Daemon::start("");
+    daemon.ok(&["chat", "hello"]);
+    daemon.ok(&["session", "stop", "s1"]);
+    until("it is stopped", || daemon.status()["sessions"][0]["state"] == "stopped");
+    let mut client = daemon.client("main");
+    client.say("m1", "wait").unwrap();
+    client.upto("accepted", "m1");
+    assert_eq!(daemon.status()["sessions"][0]["stuck"], "held by an operator");
+    daemon.ok(&["session", "start", "s1"]);
+    client.upto("settled", "m1");
+    let output = daemon.run(&["session", "stop", "nobody"]);
+    assert!(text(&output.stderr).contains("there is no session"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_bad_outbound_file_sets_its_session_apart_and_a_reset_frees_it() {
+    let daemon = Daemon::start("");
+    daemon.ok(&["chat", "hello"]);
+    daemon.ok(&["chat", "--chat", "other", "hello"]);
+    let name = daemon.status()["sessions"][0]["session"].as_str().unwrap().to_owned();
+    let file = daemon.data().join("sessions").join(&name).join("out/outbound.db");
+    daemon.ok(&["session", "stop", &name]);
+    until("it is stopped", || daemon.status()["sessions"][0]["state"] == "stopped");
+    fs::write(&file, "not a database, whatever its name says. ".repeat(100)).unwrap();
+    daemon.ok(&["session", "start", &name]);
+    let mut client = daemon.client("main");
+    client.say("m1", "still there?").unwrap();
+    client.upto("accepted", "m1");
+    until("it is quarantined", || daemon.status()["sessions"][0]["state"] == "quarantined");
+    assert_eq!(daemon.ok(&["chat", "--chat", "other", "and you?"]), "echo: and you?\n");
+    daemon.ok(&["session", "reset", &name]);
+    let (settled, _) = client.upto("settled", "m1");
+    assert_eq!(settled["outcome"], "completed");
+    let kept = fs::read_dir(file.parent().unwrap()).unwrap().flatten();
+    assert!(kept.into_iter().any(|it| it.file_name().to_string_lossy().ends_with(".aside")));
+}
+
+#[test]
+fn a_second_daemon_is_refused_with_the_first_ones_process_id() {
+    let daemon = Daemon::start("");
+    let output = daemon.run(&["run"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains(&daemon.pid().as_raw_nonzero().to_string()), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_the_configuration_is_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("lamplighter.toml"), "[agent]\nnmae = \"x\"\n").unwrap();
+    let run = |args: &[&str]| {
+        let output =
+            Command::new(lamplighter()).args(args).arg("--data").arg(folder.path()).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, said) = run(&["run"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("lamplighter.toml:2:1") && said.contains("did you mean \"name\"?"), "{said}");
+    fs::remove_file(folder.path().join("lamplighter.toml")).unwrap();
+    let (code, said) = run(&["run", "--runtime", "docker"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("no docker runtime") && said.contains("--runtime process"), "{said}");
+    let (code, said) = run(&["init"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(run(&["init"]).0, Some(1));
+}
+
+#[test]
+fn without_a_daemon_commands_say_how_to_start_one() {
+    let mut daemon = Daemon::start("");
+    daemon.stop();
+    for args in [&["status"][..], &["chat", "hello"], &["session", "ls"]] {
+        let output = daemon.run(args);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{args:?}: {said}");
+        assert!(said.contains("lamplighter run --data"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn one_flipped_byte_in_what_was_durable_is_found() {
+    let mut daemon = Daemon::start("[journal]\nsync = \"always\"\n");
+    daemon.ok(&["chat", "hello"]);
+    daemon.stop();
+    let folder = daemon.data().join("journal");
+    let path = fs::read_dir(&folder)
+        .unwrap()
+        .flatten()
+        .map(|it| it.path())
+        .find(|p| p.extension().is_some())
+        .unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let output = Command::new(lamplighter()).arg("replay").arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("1 divergence"), "{}", text(&output.stdout));
+    assert_eq!(daemon.run(&["journal", "check"]).status.code(), Some(1));
+    let output = daemon.run(&["run"]);
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("damaged") && said.contains("offset"), "{said}");
+}

@@ -1,0 +1,7 @@
+//! One binary for all integration tests: it links once.
+
+mod crash;
+mod daemon;
+mod foreign_runner;
+mod support;
+mod tidy;
