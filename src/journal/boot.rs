@@ -1,11 +1,12 @@
-//! The boot number: raised and made durable before the first step of a boot, never lowered, so that a lost tail of the
-//! journal never leads to a number that was used before.
+//! The boot number: raised and made durable before the first step of a boot, never lowered, so that a lost
+//! tail of the journal never leads to a number that was used before.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::base::disk::replace;
 use crate::base::{BootNo, Disk};
+use crate::journal::recovery::CUT;
 use crate::journal::segment;
 
 /// The file's name in the journal folder.
@@ -43,7 +44,8 @@ impl BootError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Garbage { .. } => {
-                "write a number into it that is higher than the first eight digits (hexadecimal) of every .ltj file"
+                "write a number into it that is higher than the first eight digits (hexadecimal) of every \
+                 .ltj file"
             }
             Self::UsedUp { .. } => "begin a new data folder",
             Self::Io { .. } => "see that the journal folder is the daemon's own and that the disk has space",
@@ -70,11 +72,29 @@ pub fn raise(disk: &dyn Disk, folder: &Path) -> Result<BootNo, BootError> {
         Err(source) => return Err(io(source)),
     };
     // A file that was restored from an old copy must not lower it either.
-    let segments = segment::list(folder).map_err(io)?;
-    let seen = segments.last().map_or(0, |(first, _)| first.boot().0);
+    let seen = highest_seen(folder).map_err(io)?;
     let next = stored.max(seen).checked_add(1).ok_or_else(|| BootError::UsedUp { path: path.clone() })?;
     replace(disk, &path, format!("{next}\n").as_bytes()).map_err(io)?;
     Ok(BootNo(next))
+}
+
+/// The highest boot that any segment names, also one that recovery moved away.
+fn highest_seen(folder: &Path) -> io::Result<u32> {
+    let mut highest = segment::list(folder)?.last().map_or(0, |(first, _)| first.boot().0);
+    let kept = match fs::read_dir(folder.join(CUT)) {
+        Ok(kept) => kept,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(highest),
+        Err(error) => return Err(error),
+    };
+    for entry in kept {
+        let name = entry?.file_name();
+        // `<16 digits>.ltj.abandoned-<n>` and `<16 digits>-<offset>.tail`
+        let hex = name.to_str().and_then(|name| name.get(..16));
+        if let Some(first) = hex.and_then(|hex| segment::first_of(&format!("{hex}.{}", segment::EXTENSION))) {
+            highest = highest.max(first.boot().0);
+        }
+    }
+    Ok(highest)
 }
 
 #[cfg(test)]
@@ -92,6 +112,12 @@ mod tests {
         assert_eq!(raise(&OsDisk, folder.path()).unwrap(), BootNo(10));
         fs::remove_file(folder.path().join(FILE)).unwrap();
         assert_eq!(raise(&OsDisk, folder.path()).unwrap(), BootNo(10));
+        // A segment that recovery moved away counts too, and an old copy of the file lowers nothing.
+        fs::create_dir(folder.path().join(CUT)).unwrap();
+        let name = segment::file_name(RecordNo::first_of(BootNo(20)));
+        fs::write(folder.path().join(CUT).join(format!("{name}.abandoned-1")), b"x").unwrap();
+        fs::write(folder.path().join(FILE), "3\n").unwrap();
+        assert_eq!(raise(&OsDisk, folder.path()).unwrap(), BootNo(21));
     }
 
     #[test]

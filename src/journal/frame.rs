@@ -106,6 +106,13 @@ pub fn announced(bytes: &[u8]) -> Result<usize, Bad> {
     }
 }
 
+/// Kind and number of a whole frame, without a look at its checksum.
+pub(super) fn label(frame: &[u8]) -> Option<(Kind, RecordNo)> {
+    let (&kind, rest) = frame.get(HEAD..)?.split_first()?;
+    let number = rest.first_chunk::<8>()?;
+    Some((Kind::of(kind)?, RecordNo(u64::from_le_bytes(*number))))
+}
+
 /// The frame that begins with these bytes.
 ///
 /// # Errors

@@ -1,17 +1,22 @@
 //! The journal: every input and every decision, appended before anything is done about it.
 //!
-//! A folder holds the boot number and segments named by their first record. A segment is a header, a snapshot of the
-//! state before its first record, and records; so each replays on its own.
+//! A folder holds the boot number and segments named by their first record. A segment is a header, a snapshot
+//! of the state before its first record, and records; so each replays on its own.
 //!
 //! Invariant: a file is only ever appended to, and cut at its end; what was durable is never changed.
 
 pub mod boot;
+pub mod check;
 pub mod frame;
+pub mod reader;
 pub mod record;
 pub mod recovery;
+mod scan;
 pub mod segment;
 pub mod wire;
 pub mod writer;
+
+pub use scan::Trouble;
 
 #[cfg(test)]
 mod tests;

@@ -1,41 +1,54 @@
 //! Recovery: what a crash can leave, and what is done about it before anything is appended.
 //!
-//! Only the newest segment can have a tail that was not synced. Let S be the highest `synced_through` in any whole
-//! frame. A bad frame above S was never promised to be durable: the journal is cut there, and what follows is moved to
-//! `cut/`. A bad frame at or below S is damage: nothing is changed, and an operator must look.
+//! Let S be the highest `synced_through` in any whole frame. A bad frame above S was never promised to be
+//! durable: the journal is cut there, and what follows is moved to `cut/`. A bad frame at or below S is
+//! damage: nothing is changed, and an operator must look. Only the newest segment can have a tail that was
+//! not durable; older ones are history, damage in them stops no start ([`super::check`] tells of it).
 //!
-//! A rotation leaves two segments that overlap until the older one is cut at the newer one's snapshot. A newer segment
-//! that is not whole, or that lacks records which the older one has, was never switched to: it is moved to `cut/`.
+//! A start or a rotation that was cut short leaves a newest segment that was never switched to: without a
+//! whole header and snapshot, or without records that the segment before it has. It is moved to `cut/`,
+//! unless anything says that more was promised than the segment before it holds. A rotation that was cut
+//! short later leaves two segments that overlap; the older one is cut where the newer begins.
+//!
+//! Invariant: bytes that are not zero leave a segment only after a copy of them, or of the record in the
+//! newer segment, is durable. Done again after a crash at any step, recovery comes to the same end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::frame::{self, Kind, MAGIC};
-use super::record::synced_through;
-use super::segment::{self, SegmentError, SegmentReader};
+use super::check;
+pub use super::check::Checked;
+use super::scan::{Scan, Trouble, after, scan};
+use super::segment::{self, SegmentError};
 use crate::base::{Disk, RecordNo};
 
 /// Where what was cut is kept.
 pub const CUT: &str = "cut";
+/// Segments of one name in `cut/`: more than one is rare, and a search for a free name must end.
+const ABANDONED_MAX: u32 = 1_000;
+/// Bytes copied at a time.
+const COPY: usize = 1 << 16;
 
 /// Why the journal cannot be continued.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// Something that was durable is gone or changed.
     #[error(
-        "the journal is damaged: {path} at offset {offset}, after record {after}, which is not above the last record \
-         known to be durable ({synced})"
+        "the journal is damaged: {path} at offset {offset}, where record {number} belongs: {trouble}; \
+         records up to {synced} were durable"
     )]
     Damage {
         /// The segment.
         path: PathBuf,
         /// Where.
         offset: u64,
-        /// The last whole record before it.
-        after: RecordNo,
+        /// The record that is missing there.
+        number: RecordNo,
         /// The highest record that a whole frame calls durable.
         synced: RecordNo,
+        /// What is wrong.
+        trouble: Trouble,
     },
     /// A segment cannot be read.
     #[error(transparent)]
@@ -57,8 +70,8 @@ impl RecoverError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Damage { .. } => {
-                "keep a copy of the journal folder, then move the damaged segment and all newer ones away; the session \
-                 files hold the messages, and the daemon adopts what is open in them"
+                "`lamplighter journal repair` keeps what is whole before it and moves the rest to \
+                 journal/cut; the session files hold the messages, and the daemon adopts what is open in them"
             }
             Self::Segment(error) => error.hint(),
             Self::Io { .. } => "see that the journal folder is the daemon's own and that the disk has space",
@@ -73,7 +86,7 @@ pub struct Cut {
     pub path: PathBuf,
     /// Where it ends now.
     pub offset: u64,
-    /// Bytes that were moved to `cut/`.
+    /// Bytes that were moved to `cut/`, without the zeros behind them.
     pub bytes: u64,
     /// Whole records among them.
     pub records: u64,
@@ -84,7 +97,7 @@ pub struct Cut {
 pub struct Recovered {
     /// The segments that hold, in order.
     pub segments: Vec<PathBuf>,
-    /// The last record.
+    /// The last record; none when there is none in any segment.
     pub last: Option<RecordNo>,
     /// What was cut off, if anything.
     pub cut: Option<Cut>,
@@ -92,270 +105,272 @@ pub struct Recovered {
     pub abandoned: Option<PathBuf>,
 }
 
-/// What becomes of a place without a whole frame.
+/// What may be given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// What was promised is all there.
-    Cut,
-    /// Something that was promised is gone.
+enum Mend {
+    /// What was never promised to be durable.
+    Tail,
+    /// Whatever is not whole: an operator asked for it.
+    Damage,
+}
+
+/// What becomes of a place in the newest segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A whole frame.
+    Take,
+    /// Never promised to be durable.
+    CutHere,
+    /// Promised, and gone.
     Halt,
 }
 
-fn judge(next: RecordNo, synced: RecordNo) -> Verdict {
-    if next > synced { Verdict::Cut } else { Verdict::Halt }
+/// The rule of design 6 for the frame of record `number`.
+pub(super) fn judge(whole: bool, number: RecordNo, synced: RecordNo) -> Verdict {
+    match (whole, number <= synced) {
+        (true, _) => Verdict::Take,
+        (false, false) => Verdict::CutHere,
+        (false, true) => Verdict::Halt,
+    }
 }
 
-/// One segment, scanned to its end.
-struct Scan {
-    header_first: RecordNo,
-    /// Its snapshot is whole.
-    snapshot: bool,
-    /// The last whole record, in unbroken order.
-    last: RecordNo,
-    records: u64,
-    /// Where the unbroken order ends, and whether anything but nothing follows.
-    end: u64,
-    bad: bool,
-    /// The highest `synced_through` in any whole frame, also behind the end.
-    synced: RecordNo,
-    /// Whole records behind the end.
-    beyond: u64,
+/// What becomes of the newest segment as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The journal ends in it.
+    Stands,
+    /// It was never switched to.
+    Abandon,
+    /// It was, and is not whole.
+    Halt,
+}
+
+/// `begun`: its header and snapshot are whole. `older_longer`: the segment before it holds records that it
+/// should have and lacks. `promised`: something says that it was switched to, or holds what the older one
+/// does not and what was durable.
+pub(super) fn standing(begun: bool, older_longer: bool, promised: bool) -> Standing {
+    match (begun, older_longer, promised) {
+        (true, false, _) => Standing::Stands,
+        (true, true, false) | (false, _, false) => Standing::Abandon,
+        (true, true, true) | (false, _, true) => Standing::Halt,
+    }
+}
+
+fn stand(newest: &Scan, older: Option<&Scan>) -> Standing {
+    let older_longer = older.is_some_and(|older| older.last >= newest.first && older.last > newest.last);
+    let promised = if newest.is_begun() {
+        older.is_some_and(|older| newest.synced > older.last)
+    } else {
+        // Records are written behind a durable snapshot only, and the older segment is cut behind durable
+        // records only.
+        newest.beyond > 0 || older.is_some_and(|older| is_sealed_at(older, newest.first))
+    };
+    standing(newest.is_begun(), older_longer, promised)
+}
+
+/// Whether a rotation to a segment that begins with `first` was finished: nothing is left of the prepared
+/// space.
+fn is_sealed_at(older: &Scan, first: RecordNo) -> bool {
+    older.trouble.is_none() && older.len == older.end && older.records > 0 && older.missing() == first
 }
 
 /// Looks at the journal and mends what may be mended.
 ///
 /// # Errors
-/// See [`RecoverError`]; nothing was changed then.
+/// See [`RecoverError`]; after `Damage` nothing was changed.
 pub fn recover(disk: &dyn Disk, folder: &Path) -> Result<Recovered, RecoverError> {
-    let io = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| RecoverError::Io { doing, path, source }
-    };
-    let mut segments = segment::list(folder).map_err(io("list", folder))?;
+    mend(disk, folder, Mend::Tail)
+}
+
+/// As [`recover`], and gives up everything from a damaged place on as well: it is moved to `cut/`, and the
+/// daemon goes on from what is whole before it. Boot numbers are not touched, so no number is used again.
+///
+/// # Errors
+/// When a file cannot be read or written, or was written by a newer build; never `Damage`.
+pub fn repair(disk: &dyn Disk, folder: &Path) -> Result<Recovered, RecoverError> {
+    mend(disk, folder, Mend::Damage)
+}
+
+fn mend(disk: &dyn Disk, folder: &Path, mend: Mend) -> Result<Recovered, RecoverError> {
+    let mut segments = segment::list(folder).map_err(|source| io_error("list", folder, source))?;
     let mut abandoned = None;
-    let mut newest = None;
-    while let Some((_, path)) = segments.last().cloned() {
-        let before =
-            segments.len().checked_sub(2).and_then(|n| segments.get(n)).map(|(_, path)| path.clone());
-        let scan = scan(&path);
-        let stands = match &scan {
-            Ok(scan) => scan.snapshot && !older_goes_on(before.as_deref(), scan)?,
-            Err(SegmentError::NotASegment { .. }) => false,
-            Err(_) => true,
+    let mut synced = RecordNo(0);
+    while let Some((first, path)) = segments.last() {
+        let newest = scan(path, *first, None)?;
+        let older = overlapping(&segments, *first)?;
+        synced = synced.max(newest.synced).max(older.as_ref().map_or(RecordNo(0), |older| older.synced));
+        let may_abandon = match stand(&newest, older.as_ref()) {
+            Standing::Stands => {
+                let cut = settle(disk, folder, &newest, synced, mend)?;
+                if let Some(older) = &older {
+                    seal(disk, folder, older, newest.first)?;
+                }
+                let last = last_of(&newest, &segments)?;
+                let segments = segments.into_iter().map(|(_, path)| path).collect();
+                return Ok(Recovered { segments, last, cut, abandoned });
+            }
+            // A crash leaves one such segment at most.
+            Standing::Abandon => abandoned.is_none() || mend == Mend::Damage,
+            Standing::Halt => mend == Mend::Damage,
         };
-        if stands || abandoned.is_some() {
-            newest = Some(scan?);
-            break;
+        if !may_abandon {
+            return Err(damage(&newest, synced));
         }
-        // A first segment without records can be lost: nothing was decided yet.
-        let empty = scan.as_ref().map_or(true, |scan| scan.records == 0 && scan.beyond == 0);
-        if before.is_none() && !empty {
-            newest = Some(scan?);
-            break;
+        // What it calls durable is in the segment before it, or was given up.
+        if mend == Mend::Damage {
+            synced = RecordNo(0);
         }
-        abandoned = Some(move_away(disk, folder, &path)?);
+        abandoned = Some(move_away(disk, folder, path)?);
         segments.pop();
     }
-    let Some(scan) = newest else {
-        return Ok(Recovered { segments: Vec::new(), last: None, cut: None, abandoned });
+    Ok(Recovered { segments: Vec::new(), last: None, cut: None, abandoned })
+}
+
+/// The segment before, if a rotation from it can have been cut short: only one of the same boot.
+fn overlapping(segments: &[(RecordNo, PathBuf)], first: RecordNo) -> Result<Option<Scan>, RecoverError> {
+    match segments {
+        [.., (before, path), _] if before.boot() == first.boot() => {
+            Ok(Some(scan(path, *before, Some(first))?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The last record of the journal: of an older segment, when the newest has none.
+fn last_of(newest: &Scan, segments: &[(RecordNo, PathBuf)]) -> Result<Option<RecordNo>, RecoverError> {
+    if newest.records > 0 {
+        return Ok(Some(newest.last));
+    }
+    for (first, path) in segments.iter().rev().skip(1) {
+        let older = scan(path, *first, None)?;
+        if older.records > 0 {
+            return Ok(Some(older.last));
+        }
+    }
+    Ok(None)
+}
+
+/// Cuts the newest segment where it stops being whole, and makes the rest durable: what is built on it must
+/// not outlive it.
+fn settle(
+    disk: &dyn Disk,
+    folder: &Path,
+    newest: &Scan,
+    synced: RecordNo,
+    mend: Mend,
+) -> Result<Option<Cut>, RecoverError> {
+    match (judge(newest.trouble.is_none(), newest.missing(), synced), mend) {
+        (Verdict::Take, _) => {
+            trim(disk, newest, newest.end)?;
+            Ok(None)
+        }
+        (Verdict::CutHere, _) | (Verdict::Halt, Mend::Damage) => {
+            Ok(Some(cut(disk, folder, newest, newest.end)?))
+        }
+        (Verdict::Halt, Mend::Tail) => Err(damage(newest, synced)),
+    }
+}
+
+/// Finishes a rotation: the older segment ends where the newer one, whose records are durable by now, begins.
+fn seal(disk: &dyn Disk, folder: &Path, older: &Scan, first: RecordNo) -> Result<(), RecoverError> {
+    if after(older.last) < first {
+        // Damaged history is left as it is.
+        return Ok(());
+    }
+    let end = older.at_wanted.unwrap_or(older.end);
+    if older.trouble.is_some() {
+        cut(disk, folder, older, end)?;
+        return Ok(());
+    }
+    trim(disk, older, end)
+}
+
+fn damage(scan: &Scan, synced: RecordNo) -> RecoverError {
+    RecoverError::Damage {
+        path: scan.path.clone(),
+        offset: scan.end,
+        number: scan.missing(),
+        synced,
+        trouble: scan.trouble.unwrap_or(Trouble::Hole),
+    }
+}
+
+fn io_error(doing: &'static str, path: &Path, source: io::Error) -> RecoverError {
+    RecoverError::Io { doing, path: path.to_owned(), source }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+fn trim(disk: &dyn Disk, scan: &Scan, end: u64) -> Result<(), RecoverError> {
+    let run = || -> io::Result<()> {
+        let file = open(&scan.path)?;
+        disk.sync("RECOVER:SYNC-WHOLE", &file)?;
+        if scan.len > end {
+            disk.truncate("RECOVER:TRIM", &file, end)?;
+            disk.sync("RECOVER:SYNC-TRIM", &file)?;
+        }
+        Ok(())
     };
-    let paths: Vec<PathBuf> = segments.into_iter().map(|(_, path)| path).collect();
-    let path = paths.last().cloned().unwrap_or_default();
-    let last = (scan.records > 0).then_some(scan.last);
-    if !scan.bad {
-        return Ok(Recovered { segments: paths, last, cut: None, abandoned });
-    }
-    match judge(scan.last.next(), scan.synced) {
-        Verdict::Halt => {
-            Err(RecoverError::Damage { path, offset: scan.end, after: scan.last, synced: scan.synced })
-        }
-        Verdict::Cut => {
-            let cut = cut(disk, folder, &path, &scan)?;
-            Ok(Recovered { segments: paths, last, cut: Some(cut), abandoned })
-        }
-    }
+    run().map_err(|source| io_error("make durable", &scan.path, source))
 }
 
-/// Whether the segment before has records that this one should have and lacks.
-fn older_goes_on(before: Option<&Path>, newer: &Scan) -> Result<bool, RecoverError> {
-    let Some(before) = before else { return Ok(false) };
-    match scan(before) {
-        Ok(older) => Ok(older.records > 0 && older.last >= newer.header_first && older.last > newer.last),
-        Err(SegmentError::NotASegment { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn scan(path: &Path) -> Result<Scan, SegmentError> {
-    let mut reader = SegmentReader::open(path)?;
-    let mut scan = Scan {
-        header_first: reader.header().first,
-        snapshot: false,
-        last: reader.last(),
-        records: 0,
-        end: 0,
-        bad: false,
-        synced: RecordNo(0),
-        beyond: 0,
-    };
-    loop {
-        let expected = scan.last.next();
-        match reader.next_frame() {
-            Ok(Some(frame)) if frame.kind == Kind::Record && frame.number != expected => {
-                // A gap: what follows belongs to a state that is not here.
-                scan.end = frame.offset;
-                scan.bad = true;
+fn cut(disk: &dyn Disk, folder: &Path, scan: &Scan, end: u64) -> Result<Cut, RecoverError> {
+    let bytes = scan.end + scan.tail - end;
+    let run = || -> io::Result<()> {
+        let mut file = open(&scan.path)?;
+        file.seek(SeekFrom::Start(end))?;
+        let kept = cut_folder(disk, folder)?;
+        let stem = scan.path.file_stem().unwrap_or_default().to_string_lossy();
+        let copy = disk.create("RECOVER:KEEP", &kept.join(format!("{stem}-{end:016x}.tail")))?;
+        let mut left = file.take(bytes);
+        let mut buffer = vec![0; COPY];
+        loop {
+            let n = left.read(&mut buffer)?;
+            if n == 0 {
                 break;
             }
-            Ok(Some(frame)) => {
-                if frame.kind == Kind::SnapshotEnd {
-                    scan.snapshot = true;
-                }
-                if frame.kind == Kind::Record {
-                    scan.last = frame.number;
-                    scan.records += 1;
-                    scan.synced = scan.synced.max(synced_through(frame.body).unwrap_or_default());
-                }
-            }
-            Ok(None) => {
-                scan.end = reader.offset();
-                scan.bad = false;
-                break;
-            }
-            Err(SegmentError::Damaged { offset, .. }) => {
-                scan.end = offset;
-                scan.bad = true;
-                break;
-            }
-            Err(error) => return Err(error),
+            disk.write("RECOVER:COPY", &copy, buffer.get(..n).unwrap_or_default())?;
         }
-    }
-    look_beyond(path, &mut scan).map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
-    Ok(scan)
-}
-
-/// Looks for whole frames behind the end: they say what was durable, and how much is cut.
-fn look_beyond(path: &Path, scan: &mut Scan) -> io::Result<()> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(scan.end))?;
-    // The unsynced tail is what a group commit can lag behind: some megabytes at the most. A damaged segment is
-    // bounded by the size at which segments are rotated.
-    let mut rest = Vec::new();
-    file.read_to_end(&mut rest)?;
-    let mut at = 0;
-    while let Some(found) = rest.get(at..).and_then(|tail| find(tail, &MAGIC)) {
-        at += found;
-        match frame::decode(&rest[at..]) {
-            Ok(frame) => {
-                if frame.kind == Kind::Record {
-                    scan.beyond += 1;
-                    scan.synced = scan.synced.max(synced_through(frame.body).unwrap_or_default());
-                }
-                at += frame.len;
-                scan.bad = true;
-            }
-            Err(_) => at += 1,
-        }
-    }
-    // Anything that is not nothing behind the end is a torn write, also where it begins with zeros.
-    scan.bad |= rest.iter().any(|&byte| byte != 0);
-    Ok(())
-}
-
-fn find(haystack: &[u8], needle: &[u8; 4]) -> Option<usize> {
-    haystack.windows(4).position(|window| window == needle)
-}
-
-fn cut(disk: &dyn Disk, folder: &Path, path: &Path, scan: &Scan) -> Result<Cut, RecoverError> {
-    let run = || -> io::Result<u64> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let mut rest = Vec::new();
-        (&file).seek(SeekFrom::Start(scan.end))?;
-        (&file).read_to_end(&mut rest)?;
-        let kept = folder.join(CUT);
-        fs::create_dir_all(&kept)?;
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let copy = disk.create("RECOVER:KEEP", &kept.join(format!("{stem}-{}.tail", scan.end)))?;
-        disk.write("RECOVER:WRITE", &copy, &rest)?;
         disk.sync("RECOVER:SYNC", &copy)?;
         disk.sync_dir("RECOVER:DIR", &kept)?;
         // Only now is it safe to lose it here.
-        disk.truncate("RECOVER:CUT", &file, scan.end)?;
-        disk.sync("RECOVER:DONE", &file)?;
-        Ok(rest.len() as u64)
+        let file = left.into_inner();
+        disk.truncate("RECOVER:CUT", &file, end)?;
+        disk.sync("RECOVER:DONE", &file)
     };
-    let bytes = run().map_err(|source| RecoverError::Io { doing: "cut", path: path.to_owned(), source })?;
-    Ok(Cut { path: path.to_owned(), offset: scan.end, bytes, records: scan.beyond })
+    run().map_err(|source| io_error("cut", &scan.path, source))?;
+    Ok(Cut { path: scan.path.clone(), offset: end, bytes, records: scan.beyond })
+}
+
+fn cut_folder(disk: &dyn Disk, folder: &Path) -> io::Result<PathBuf> {
+    let kept = folder.join(CUT);
+    fs::create_dir_all(&kept)?;
+    disk.sync_dir("RECOVER:FOLDER", folder)?;
+    Ok(kept)
 }
 
 fn move_away(disk: &dyn Disk, folder: &Path, path: &Path) -> Result<PathBuf, RecoverError> {
     let run = || -> io::Result<PathBuf> {
-        let kept = folder.join(CUT);
-        fs::create_dir_all(&kept)?;
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut to = kept.join(format!("{name}.abandoned"));
-        for n in 1.. {
-            if !to.exists() {
-                break;
-            }
-            to = kept.join(format!("{name}.abandoned-{n}"));
-        }
+        let kept = cut_folder(disk, folder)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // No number is used twice, but a folder may have been put back from a copy.
+        let mut names = (1..=ABANDONED_MAX).map(|n| kept.join(format!("{name}.abandoned-{n}")));
+        let free = names.find(|to| !to.exists());
+        let to = free.ok_or_else(|| io::Error::other("too many segments of this name are in cut/"))?;
         disk.rename("RECOVER:ABANDON", path, &to)?;
-        disk.sync_dir("RECOVER:ABANDONED", folder)?;
+        disk.sync_dir("RECOVER:SYNC-KEPT", &kept)?;
+        disk.sync_dir("RECOVER:SYNC-FOLDER", folder)?;
         Ok(to)
     };
-    run().map_err(|source| RecoverError::Io { doing: "move away", path: path.to_owned(), source })
+    run().map_err(|source| io_error("move away", path, source))
 }
 
-/// What a journal folder holds, without changing it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// The segment.
-    pub path: PathBuf,
-    /// Its first record's number.
-    pub first: RecordNo,
-    /// Whole records in unbroken order.
-    pub records: u64,
-    /// The last of them.
-    pub last: RecordNo,
-    /// Where the unbroken order ends.
-    pub end: u64,
-    /// What is wrong there, if anything is.
-    pub trouble: Option<String>,
-}
-
-/// Looks at every segment of a folder.
+/// Looks at every segment of a folder; the whole report is [`check::check`]'s.
 ///
 /// # Errors
 /// When the folder or a segment cannot be read at all.
 pub fn check(folder: &Path) -> Result<Vec<Checked>, RecoverError> {
-    let segments = segment::list(folder).map_err(|source| RecoverError::Io {
-        doing: "list",
-        path: folder.to_owned(),
-        source,
-    })?;
-    let newest = segments.len().saturating_sub(1);
-    let mut checked = Vec::new();
-    for (n, (first, path)) in segments.into_iter().enumerate() {
-        let scan = match scan(&path) {
-            Ok(scan) => scan,
-            Err(error @ SegmentError::NotASegment { .. }) => {
-                let trouble = Some(error.to_string());
-                checked.push(Checked { path, first, records: 0, last: first, end: 0, trouble });
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let trouble = match (scan.bad, judge(scan.last.next(), scan.synced), n == newest) {
-            (false, _, _) if !scan.snapshot => Some("its snapshot is not whole".into()),
-            (false, _, _) => None,
-            (true, Verdict::Cut, true) => Some(format!(
-                "a tail that was not durable yet, with {} whole records; the next start cuts it off",
-                scan.beyond
-            )),
-            (true, _, _) => Some(format!("damaged at offset {}, after record {}", scan.end, scan.last)),
-        };
-        checked.push(Checked { path, first, records: scan.records, last: scan.last, end: scan.end, trouble });
-    }
-    Ok(checked)
+    Ok(check::check(folder)?.segments)
 }

@@ -1,4 +1,5 @@
-//! Segments: files of frames, named by their first record, each with a header and a snapshot before its records.
+//! Segments: files of frames, named by their first record, each with a header and a snapshot before its
+//! records.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -175,7 +176,9 @@ pub fn file_name(first: RecordNo) -> String {
 /// The first record that a file name tells, if it is a segment's.
 pub fn first_of(name: &str) -> Option<RecordNo> {
     let hex = name.strip_suffix(".ltj").filter(|hex| hex.len() == 16)?;
-    u64::from_str_radix(hex, 16).ok().map(RecordNo)
+    let first = u64::from_str_radix(hex, 16).ok().map(RecordNo)?;
+    // Signs and capitals would make two names of one.
+    (file_name(first) == name).then_some(first)
 }
 
 /// The segments of a folder in order.
@@ -253,8 +256,8 @@ impl SegmentReader {
 
     /// The next frame; none at the end of what was written.
     ///
-    /// # Errors
-    /// `Damaged` where something else than a whole frame or nothing stands; calling again gives the same error.
+    /// # Errors `Damaged` where something else than a whole frame or nothing stands; calling again gives the
+    /// same error.
     pub fn next_frame(&mut self) -> Result<Option<FrameAt<'_>>, SegmentError> {
         let offset = self.offset;
         match self.fill() {
@@ -347,5 +350,7 @@ mod tests {
         assert_eq!(first_of(&file_name(first)), Some(first));
         assert_eq!(first_of("boot"), None);
         assert_eq!(first_of("3.ltj"), None);
+        assert_eq!(first_of("+000000300000011.ltj"), None);
+        assert_eq!(first_of("000000030000001A.ltj"), None);
     }
 }

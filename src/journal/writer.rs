@@ -1,32 +1,45 @@
-//! The writer: appends what the loop decided, makes it durable beside the loop, and rotates without holding it.
+//! The writer: appends what the loop decided, makes it durable beside the loop, and rotates without holding
+//! it.
 //!
 //! An append is one write into space that was prepared ahead. A thread of its own syncs what has arrived; the
 //! loop never waits for it, except where the configuration or a durable-first effect says so.
 //!
-//! Rotation: a thread writes the new segment's header and snapshot while the loop goes on appending to the old
-//! one; what is appended meanwhile is kept as well. When the new segment is durable, the kept records are
-//! appended to it, the loop
-//! goes on there, and the old one is cut at the snapshot once the new one's records are durable. A crash in between
-//! leaves two segments that overlap; recovery takes the newer only if it has all records of the older.
+//! Rotation, and what a crash leaves after each step:
+//! 1. A thread of its own syncs the old segment up to the snapshot, while the loop goes on appending to it
+//!    and keeps what it appends. Left: the old segment alone.
+//! 2. The thread encodes and writes the new segment's header and snapshot, and syncs file and folder. Left:
+//!    also a new segment that is torn, or has no records. Recovery moves it away where the old one goes on
+//!    further.
+//! 3. When that is done, an append first writes the kept records to the new segment; from there on the loop
+//!    writes to it alone. Left: two segments that overlap, either of them torn. Recovery takes the one that
+//!    goes on further, for everything called durable by then is in it.
+//! 4. The journal's thread syncs the old segment, then the new one; only now does the watermark rise past the
+//!    switch, and the old segment is cut at the snapshot. Left: the overlap. Recovery cuts it.
 //!
-//! Invariant: a failed write or sync is final. What a disk said it lost is never taken for written at the next try.
+//! Invariant: a failed write or sync is final. What a disk said it lost is never taken for written at the
+//! next try.
+//! Invariant: no segment is created before all records below its snapshot are durable.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::frame::{self, Kind};
+use super::record::BODY_MAX;
 use super::segment::{self, Header};
 use crate::base::{Disk, RecordNo};
 
-/// Space prepared ahead: a sync of a file that does not grow costs three quarters of one that does (measured).
-const AHEAD: u64 = 1 << 20;
-/// Bytes kept while a rotation is under way. Beyond it the loop waits: a snapshot takes milliseconds, and this much
-/// takes the loop seconds.
-const KEPT_MAX: usize = 64 << 20;
+/// Space prepared ahead: a sync of a file that does not grow costs three quarters of one that does
+/// (measured).
+const AHEAD: usize = 1 << 20;
+/// Bytes kept while a rotation is under way. Beyond it the loop waits for the disk, as it would for any
+/// write: a snapshot takes a fraction of a second, and this much takes the loop several.
+const KEPT_MAX: usize = 16 << 20;
+/// Kept bytes that the loop itself writes when it switches, well within the 2 ms that a rotation may hold it
+/// (design 6). More than this is written by another thread first, while the loop goes on.
+const SWITCH_MAX: usize = 256 << 10;
 
 /// How hard the journal tries to survive a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,15 +73,16 @@ struct Shared {
 }
 
 struct State {
-    /// The file that is appended to, and others that must be durable before they are cut.
+    /// The file that is appended to.
     file: Arc<File>,
     path: PathBuf,
     written: RecordNo,
     synced: RecordNo,
     /// Sync up to here even if the mode would not.
     wanted: RecordNo,
-    /// Cut these once everything written so far is durable.
-    seal: Vec<(File, PathBuf, u64)>,
+    /// Cut these here, once everything written so far is durable.
+    seal: Vec<(Arc<File>, u64)>,
+    /// The first failure; it stays.
     error: Option<JournalError>,
     closing: bool,
 }
@@ -78,10 +92,15 @@ pub struct Journal {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     mode: Sync,
+    /// Its position is `self.position`.
     file: Arc<File>,
     path: PathBuf,
+    /// The open segment's first record, written or not.
+    first: RecordNo,
     position: u64,
+    /// Zeros are written up to here.
     prepared: u64,
+    zeros: Vec<u8>,
     last: RecordNo,
     rotation: Option<Rotation>,
     shared: Arc<Shared>,
@@ -89,35 +108,62 @@ pub struct Journal {
 }
 
 struct Rotation {
-    thread: JoinHandle<io::Result<(File, PathBuf, u64)>>,
+    thread: JoinHandle<io::Result<Segment>>,
+    first: RecordNo,
     /// Where the old segment is cut.
     cut: u64,
-    /// Appended since.
+    /// Appended since, and not in the new segment yet.
     kept: Vec<u8>,
+}
+
+/// A segment that was made and is positioned at its end.
+struct Segment {
+    file: File,
+    path: PathBuf,
+    position: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes a whole new segment without records and makes it durable. Gives the file and where records begin.
-fn create(
-    disk: &dyn Disk,
-    folder: &Path,
-    header: &Header,
-    snapshot: &[Vec<u8>],
-) -> io::Result<(File, PathBuf, u64)> {
+/// Writes a whole new segment without records and makes it durable.
+fn create(disk: &dyn Disk, folder: &Path, header: &Header, snapshot: &[Vec<u8>]) -> io::Result<Segment> {
+    let path = folder.join(segment::file_name(header.first));
+    if path.try_exists()? {
+        // A segment is never written over: boot numbers only rise, so this is another daemon's, or a mistake.
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a segment of this name"));
+    }
     let mut bytes = header.encode();
     for part in snapshot {
+        if part.len() > BODY_MAX {
+            return Err(io::Error::other("a part of the snapshot does not fit into a frame"));
+        }
         frame::encode(Kind::Snapshot, header.first, part, &mut bytes);
     }
     frame::encode(Kind::SnapshotEnd, header.first, &[], &mut bytes);
-    let path = folder.join(segment::file_name(header.first));
     let file = disk.create("JOURNAL:CREATE", &path)?;
     disk.write("JOURNAL:SNAPSHOT", &file, &bytes)?;
     disk.sync("JOURNAL:SNAPSHOT-SYNC", &file)?;
     disk.sync_dir("JOURNAL:DIR", folder)?;
-    Ok((file, path, bytes.len() as u64))
+    Ok(Segment { file, path, position: bytes.len() as u64 })
+}
+
+/// Whether these are whole frames whose records follow `before` without a gap and end with `last`. A batch
+/// that is not would be a journal that recovery has to call damaged.
+fn check_batch(mut frames: &[u8], mut before: RecordNo, last: RecordNo) -> io::Result<()> {
+    let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    while !frames.is_empty() {
+        let whole = frame::announced(frames).ok().and_then(|len| frames.split_at_checked(len));
+        let Some((frame, rest)) = whole else { return refuse("the batch is not made of whole frames") };
+        match frame::label(frame) {
+            Some((Kind::Record, number)) if number == before.next() => before = number,
+            Some((Kind::Body, _)) => {}
+            _ => return refuse("the batch does not go on where the journal ends"),
+        }
+        frames = rest;
+    }
+    if before == last { Ok(()) } else { refuse("the batch does not end with the record that it names") }
 }
 
 impl Journal {
@@ -133,15 +179,16 @@ impl Journal {
         mode: Sync,
         on_synced: OnSynced,
     ) -> Result<Self, JournalError> {
-        let path = folder.join(segment::file_name(header.first));
-        let fail =
-            |doing, error: io::Error| JournalError { doing, path: path.clone(), why: error.to_string() };
-        let (file, path, position) =
-            create(&*disk, folder, header, snapshot).map_err(|error| fail("create", error))?;
-        let (file, last) = (Arc::new(file), RecordNo(header.first.0.saturating_sub(1)));
+        let fail = |doing, error: &io::Error| JournalError {
+            doing,
+            path: folder.join(segment::file_name(header.first)),
+            why: error.to_string(),
+        };
+        let made = create(&*disk, folder, header, snapshot).map_err(|error| fail("create", &error))?;
+        let (file, last) = (Arc::new(made.file), RecordNo(header.first.0.saturating_sub(1)));
         let state = State {
             file: Arc::clone(&file),
-            path: path.clone(),
+            path: made.path.clone(),
             written: last,
             synced: last,
             wanted: last,
@@ -154,15 +201,26 @@ impl Journal {
         let thread = std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || sync_all(&thread_shared, &*thread_disk, mode, &on_synced))
-            .map_err(|error| fail("start the thread of", error))?;
-        let folder = folder.to_owned();
-        let (rotation, thread) = (None, Some(thread));
-        let prepared = position;
-        Ok(Self { disk, folder, mode, file, path, position, prepared, last, rotation, shared, thread })
+            .map_err(|error| fail("start the thread of", &error))?;
+        Ok(Self {
+            disk,
+            folder: folder.to_owned(),
+            mode,
+            file,
+            path: made.path,
+            first: header.first,
+            position: made.position,
+            prepared: made.position,
+            zeros: vec![0; AHEAD],
+            last,
+            rotation: None,
+            shared,
+            thread: Some(thread),
+        })
     }
 
-    /// Appends whole frames; `last` is the record of the last one. When this returns, the kernel has them; in mode
-    /// `Always` the disk has them too.
+    /// Appends whole frames, whose records go on after [`Journal::last`] without a gap and end with `last`.
+    /// When this returns, the kernel has them; in mode `Always` the disk has them too.
     ///
     /// # Errors
     /// [`JournalError`], final.
@@ -170,40 +228,48 @@ impl Journal {
         if let Some(error) = &lock(&self.shared.state).error {
             return Err(error.clone());
         }
+        check_batch(frames, self.last, last).map_err(|error| self.fail("append to", &error))?;
         self.finish_rotation(false)?;
-        self.write(frames)?;
+        self.write("JOURNAL:APPEND", frames)?;
         self.last = last;
+        lock(&self.shared.state).written = last;
+        self.shared.changed.notify_all();
         if let Some(rotation) = &mut self.rotation {
             rotation.kept.extend(frames);
             if rotation.kept.len() > KEPT_MAX {
                 self.finish_rotation(true)?;
             }
         }
-        let mut state = lock(&self.shared.state);
-        state.written = last;
-        self.shared.changed.notify_all();
-        drop(state);
         if self.mode == Sync::Always { self.wait_synced(last) } else { Ok(()) }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+    fn write(&mut self, op: &'static str, bytes: &[u8]) -> Result<(), JournalError> {
         let end = self.position + bytes.len() as u64;
         if end > self.prepared {
-            // Prepared space is zeros on disk, not a hole: a hole would have to be filled in at the sync.
-            let zeros = vec![0; usize::try_from(AHEAD).unwrap_or(0)];
-            let from = end.max(self.prepared);
-            self.file.write_all_at(&zeros, from).map_err(|error| self.fail("prepare space in", &error))?;
-            self.prepared = from + AHEAD;
+            self.prepare(end).map_err(|error| self.fail("prepare space in", &error))?;
         }
-        self.file.write_all_at(bytes, self.position).map_err(|error| self.fail("append to", &error))?;
+        self.disk.write(op, &self.file, bytes).map_err(|error| self.fail("append to", &error))?;
         self.position = end;
         Ok(())
     }
 
+    /// Writes zeros from where the next write ends. Zeros on disk, not a hole: a hole would have to be filled
+    /// in at the sync.
+    fn prepare(&mut self, from: u64) -> io::Result<()> {
+        let mut file = &*self.file;
+        file.seek(SeekFrom::Start(from))?;
+        self.disk.write("JOURNAL:PREPARE", file, &self.zeros)?;
+        file.seek(SeekFrom::Start(self.position))?;
+        self.prepared = from + self.zeros.len() as u64;
+        Ok(())
+    }
+
+    /// Notes a failure, and gives the first one.
     fn fail(&self, doing: &'static str, error: &io::Error) -> JournalError {
         let error = JournalError { doing, path: self.path.clone(), why: error.to_string() };
-        lock(&self.shared.state).error = Some(error.clone());
-        error
+        let first = lock(&self.shared.state).error.get_or_insert(error).clone();
+        self.shared.changed.notify_all();
+        first
     }
 
     /// How much the open segment holds, in bytes.
@@ -251,40 +317,62 @@ impl Journal {
         self.rotation.is_some()
     }
 
-    /// Begins a rotation: `snapshot` encodes the state as it is after the last record, on another thread. Does nothing
-    /// while one is under way.
+    /// Begins a rotation: `snapshot` encodes the state as it is after the last record, on another thread.
+    /// Does nothing while one is under way, or when the open segment has no record yet. The new segment's
+    /// first record is the one after the last, whatever the header says.
     pub fn rotate(&mut self, header: Header, snapshot: impl FnOnce() -> Vec<Vec<u8>> + Send + 'static) {
-        if self.rotation.is_some() {
+        if self.rotation.is_some() || self.last < self.first {
             return;
         }
-        let (disk, folder, cut) = (Arc::clone(&self.disk), self.folder.clone(), self.position);
-        let thread = std::thread::Builder::new()
-            .name("rotation".into())
-            .spawn(move || create(&*disk, &folder, &header, &snapshot()));
-        // Without a thread the segment grows on, and the next append tries again.
+        let first = self.last.next();
+        debug_assert_eq!(header.first, first, "the snapshot is of another state");
+        let header = Header { first, ..header };
+        let (disk, folder, old) = (Arc::clone(&self.disk), self.folder.clone(), Arc::clone(&self.file));
+        let thread = std::thread::Builder::new().name("rotation".into()).spawn(move || {
+            disk.sync("JOURNAL:ROTATE-SYNC", &old)?;
+            create(&*disk, &folder, &header, &snapshot())
+        });
+        // Without a thread the segment grows on, and the caller tries again.
         if let Ok(thread) = thread {
-            self.rotation = Some(Rotation { thread, cut, kept: Vec::new() });
+            self.rotation = Some(Rotation { thread, first, cut: self.position, kept: Vec::new() });
         }
     }
 
-    /// Switches to the new segment when it is ready, or waits for it.
+    /// Goes on with a rotation when its thread is ready, or waits for it.
     fn finish_rotation(&mut self, wait: bool) -> Result<(), JournalError> {
         if !self.rotation.as_ref().is_some_and(|rotation| wait || rotation.thread.is_finished()) {
             return Ok(());
         }
-        let Some(rotation) = self.rotation.take() else { return Ok(()) };
-        let made = rotation.thread.join().unwrap_or_else(|_| Err(io::Error::other("the snapshot panicked")));
-        let (file, path, position) = made.map_err(|error| self.fail("rotate", &error))?;
-        let old_file = std::mem::replace(&mut self.file, Arc::new(file));
-        let old_path = std::mem::replace(&mut self.path, path.clone());
-        self.position = position;
-        self.prepared = position;
-        self.write(&rotation.kept)?;
-        let old = old_file.try_clone().map_err(|error| self.fail("keep open", &error))?;
+        let Some(Rotation { thread, first, cut, kept }) = self.rotation.take() else { return Ok(()) };
+        let made = thread.join().unwrap_or_else(|_| Err(io::Error::other("the snapshot panicked")));
+        let made = made.map_err(|error| self.fail("rotate", &error))?;
+        if kept.len() <= SWITCH_MAX || wait {
+            return self.switch(made, first, cut, &kept);
+        }
+        let disk = Arc::clone(&self.disk);
+        let thread = std::thread::Builder::new()
+            .name("rotation".into())
+            .spawn(move || {
+                disk.write("JOURNAL:CATCH-UP", &made.file, &kept)?;
+                Ok(Segment { position: made.position + kept.len() as u64, ..made })
+            })
+            .map_err(|error| self.fail("rotate", &error))?;
+        self.rotation = Some(Rotation { thread, first, cut, kept: Vec::new() });
+        Ok(())
+    }
+
+    /// Goes on in the new segment.
+    fn switch(&mut self, made: Segment, first: RecordNo, cut: u64, kept: &[u8]) -> Result<(), JournalError> {
+        let old = std::mem::replace(&mut self.file, Arc::new(made.file));
+        self.path = made.path;
+        self.first = first;
+        self.position = made.position;
+        self.prepared = made.position;
+        self.write("JOURNAL:SWITCH", kept)?;
         let mut state = lock(&self.shared.state);
         state.file = Arc::clone(&self.file);
-        state.path = path;
-        state.seal.push((old, old_path, rotation.cut));
+        state.path.clone_from(&self.path);
+        state.seal.push((old, cut));
         self.shared.changed.notify_all();
         Ok(())
     }
@@ -320,11 +408,32 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        if let Some(rotation) = self.rotation.take() {
+            // It would go on writing into a folder that someone may recover by then. What it made is left as
+            // a crash leaves it.
+            drop(rotation.thread.join());
+        }
         self.end_thread();
     }
 }
 
+/// Notes that the syncing thread ended by a panic (in what it calls), so that nobody waits for it for ever.
+struct Watched<'a>(&'a Shared);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut state = lock(&self.0.state);
+            let path = state.path.clone();
+            let why = "the thread that syncs it panicked".to_owned();
+            state.error.get_or_insert(JournalError { doing: "sync", path, why });
+            self.0.changed.notify_all();
+        }
+    }
+}
+
 fn sync_all(shared: &Shared, disk: &dyn Disk, mode: Sync, on_synced: &OnSynced) {
+    let _watched = Watched(shared);
     let mut state = lock(&shared.state);
     loop {
         let target = if mode == Sync::None { state.wanted.min(state.written) } else { state.written };
@@ -344,7 +453,8 @@ fn sync_all(shared: &Shared, disk: &dyn Disk, mode: Sync, on_synced: &OnSynced) 
         match done {
             Ok(()) => state.synced = state.synced.max(upto),
             Err(error) => {
-                state.error = Some(JournalError { doing: "sync", path, why: error.to_string() });
+                let error = JournalError { doing: "sync", path, why: error.to_string() };
+                state.error.get_or_insert(error);
             }
         }
         let told = state.error.as_ref().map_or(Ok(state.synced), |error| Err(error.to_string()));
@@ -356,12 +466,12 @@ fn sync_all(shared: &Shared, disk: &dyn Disk, mode: Sync, on_synced: &OnSynced) 
 }
 
 /// The old segment first: the new one's records come after all of its own.
-fn sync_once(disk: &dyn Disk, file: &File, seal: &[(File, PathBuf, u64)]) -> io::Result<()> {
-    for (old, ..) in seal {
+fn sync_once(disk: &dyn Disk, file: &File, seal: &[(Arc<File>, u64)]) -> io::Result<()> {
+    for (old, _) in seal {
         disk.sync("JOURNAL:SYNC-OLD", old)?;
     }
     disk.sync("JOURNAL:SYNC", file)?;
-    for (old, _, cut) in seal {
+    for (old, cut) in seal {
         disk.truncate("JOURNAL:SEAL", old, *cut)?;
         disk.sync("JOURNAL:SEAL-SYNC", old)?;
     }
