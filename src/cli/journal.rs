@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::{JournalCommand, ReplayArgs};
 use super::error::{CommandError, code};
 use super::table;
-use crate::base::RecordNo;
+use crate::base::{OsDisk, RecordNo};
 use crate::host::folder::DataFolder;
 use crate::journal::frame::Kind;
 use crate::journal::record::{Outcome, Record, decode_record};
@@ -26,6 +26,7 @@ pub fn journal(data: &Path, command: JournalCommand) -> Result<(), CommandError>
     match command {
         JournalCommand::Ls(flag) => list(&folder, flag.json),
         JournalCommand::Check => check(&folder),
+        JournalCommand::Repair => repair(data, &folder),
         JournalCommand::Tail { lines } => tail(&folder, lines),
         JournalCommand::Show { record } => {
             let no: RecordNo = record.parse().map_err(|error| CommandError::new(code::USAGE, error, ""))?;
@@ -84,6 +85,29 @@ fn check(folder: &Path) -> Result<(), CommandError> {
     let records: u64 = segments.iter().map(|it| it.records).sum();
     writeln!(out, "{} segments, {records} records", segments.len())?;
     if damaged { Err(CommandError::silent(code::FAILURE)) } else { Ok(()) }
+}
+
+fn repair(data: &Path, folder: &Path) -> Result<(), CommandError> {
+    // Whoever repairs is the only writer.
+    let _lock = DataFolder::open(data)?.lock()?;
+    let recovered = recovery::repair(&OsDisk, folder)
+        .map_err(|error| CommandError::new(code::IO, &error, error.hint()))?;
+    let out = &mut io::stdout().lock();
+    match &recovered.cut {
+        Some(cut) => {
+            let (path, at) = (cut.path.display(), cut.offset);
+            writeln!(
+                out,
+                "cut {path} at offset {at}: {} bytes with {} whole records",
+                cut.bytes, cut.records
+            )?;
+        }
+        None => writeln!(out, "nothing was cut")?,
+    }
+    if let Some(path) = &recovered.abandoned {
+        writeln!(out, "set aside {}", path.display())?;
+    }
+    Ok(())
 }
 
 /// Gives every record to `take`, oldest first, as far as segments are whole.
