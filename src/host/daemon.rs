@@ -20,6 +20,7 @@ use super::control::Request;
 use super::event::Event;
 use super::facts;
 use super::perform::{Performer, plan};
+use super::unchanged::Unchanged;
 use super::{operator, status};
 use crate::base::{At, Clock, EffectId, RecordNo, SessionNo};
 use crate::channels::{Arrived, ChannelEvent, Fault};
@@ -34,7 +35,7 @@ use crate::machine::effect::Effect;
 use crate::machine::input::{Arrival, DeliveryFault, Exit, Input, Reading, Unreadable};
 use crate::machine::state::{ComponentId, Life, Phase};
 use crate::machine::{MACHINE_VERSION, Machine};
-use crate::reactor::{ReactorEvent, Warning};
+use crate::reactor::{ReactorEvent, Signature, Warning};
 use crate::session::host_side::{self, Cause, Row};
 
 /// Most inputs in one turn: enough to share one write, few enough that the first effect does not wait long.
@@ -133,10 +134,10 @@ impl Daemon {
         }
     }
 
-    /// A session that is not watched is compared now and then.
-    pub fn compare_from_now_on(&mut self, no: SessionNo) {
+    /// A session that is not watched is compared now and then, beginning with what was seen of it.
+    pub fn compare_from_now_on(&mut self, no: SessionNo, seen: Option<Signature>) {
         if !self.performer.is_live(no) {
-            self.performer.make_known(self.machine.state(), no);
+            self.performer.make_known(self.machine.state(), no, seen);
         }
     }
 
@@ -320,7 +321,7 @@ impl Daemon {
     }
 
     fn rotate(&mut self) {
-        if self.journal.segment_bytes() < self.config.journal.segment_bytes || self.journal.is_rotating() {
+        if !self.journal.is_due(self.config.journal.segment_bytes) || self.journal.is_rotating() {
             return;
         }
         let header = self.header();
@@ -590,11 +591,16 @@ impl Daemon {
     }
 
     fn end(self) -> Result<(), Ended> {
-        let Self { performer, journal, log, config, .. } = self;
+        let Self { machine, performer, journal, log, config, .. } = self;
         performer.channels().for_each(|channel| channel.stop());
         performer.containers.shutdown(config.policy.stop_grace.0);
+        let seen = performer.reactor.stop();
+        let data = performer.data.clone();
         drop(performer);
         journal.close()?;
+        if let Err(error) = Unchanged::leave(&data, machine.state(), &seen) {
+            warn!(log, "the next start will open every session"; "error" => %error);
+        }
         info!(log, "stopped");
         Ok(())
     }

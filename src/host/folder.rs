@@ -216,6 +216,11 @@ impl DataFolder {
         Ok(file)
     }
 
+    /// What the session files looked like when the daemon ended.
+    pub fn unchanged(&self) -> PathBuf {
+        self.root.join("run/unchanged.json")
+    }
+
     /// The names of all session folders, in no order that matters. Names that are not safe are passed over.
     ///
     /// # Errors

@@ -17,4 +17,5 @@ pub mod operator;
 pub mod perform;
 pub mod startup;
 pub mod status;
+pub mod unchanged;
 pub mod words;

@@ -24,7 +24,7 @@ use crate::containers::{Containers, StartSpec};
 use crate::machine::effect::{Body, Effect, Payload, Reply, StopReason};
 use crate::machine::input::{DeliveryFault, Input};
 use crate::machine::state::{InState, State};
-use crate::reactor::{Reactor, ReadPlan};
+use crate::reactor::{Reactor, ReadPlan, Signature};
 use crate::session::host_side::{Cursor, Guard, OutboundReader, ReadAsk, Row, create, outbound};
 use crate::session::rows::{Address, NewInbound};
 use crate::session::{SessionFolder, ids, timestamp};
@@ -354,10 +354,10 @@ impl Performer {
     }
 
     /// Has a session compared now and then, without a watch.
-    pub fn make_known(&self, state: &State, no: SessionNo) {
+    pub fn make_known(&self, state: &State, no: SessionNo, seen: Option<Signature>) {
         if let Some(session) = state.session(no) {
             let folder = SessionFolder::nested(self.data.session(&session.name));
-            drop(self.reactor.dormant(no, session.name.clone(), &folder, None));
+            drop(self.reactor.dormant(no, session.name.clone(), &folder, seen));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Start-up, in an order that a crash at any point cannot break: lock, boot number, journal, hot inbound journals,
 //! what still runs, sessions as they are on disk, and only then channels.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
@@ -16,8 +16,9 @@ use super::daemon::{Daemon, Ended, Parts, header};
 use super::event::Event;
 use super::folder::{DataFolder, FolderError};
 use super::perform::{Performer, send};
+use super::unchanged::Unchanged;
 use super::{agent, facts, operator};
-use crate::base::{At, BootNo, Clock, Ms, OsDisk, RecordNo, SessionName, Wall};
+use crate::base::{At, BootNo, Clock, Ms, OsDisk, RecordNo, SessionName, SessionNo, Wall};
 use crate::channels::Channel;
 use crate::channels::chat::Chat;
 use crate::containers::Containers;
@@ -146,6 +147,7 @@ pub fn start(
     let lock = data.lock()?;
     let boot = boot::raise(&OsDisk, &data.journal())?;
     let (machine, digests, at, downtime) = load(&data, log, &*clock)?;
+    let unchanged = Unchanged::take(&data, machine.state());
 
     let (events, news) = unbounded();
     let containers = runtime(&config, &data, &events)?;
@@ -190,7 +192,7 @@ pub fn start(
         at,
     });
     let offset = clock.wall().0 - at.0;
-    boot_inputs(&mut daemon, &data, &config, log, boot, build, offset, downtime, &*containers)?;
+    boot_inputs(&mut daemon, &data, &config, log, boot, build, offset, downtime, &*containers, &unchanged)?;
     let control = start_control(&data, &events)?;
     let chat_events = events.clone();
     let sink = Arc::new(move |event| send(&chat_events, Event::Channel(event)));
@@ -307,6 +309,7 @@ fn boot_inputs(
     offset: i64,
     downtime: Ms,
     containers: &dyn Containers,
+    unchanged: &Unchanged,
 ) -> Result<(), StartError> {
     let mut inputs = vec![Input::Booted(Booted {
         boot,
@@ -317,9 +320,20 @@ fn boot_inputs(
         downtime,
     })];
     daemon.turn(&mut inputs)?;
+    let mut changed = Vec::new();
+    let mut marks = BTreeMap::new();
     for name in data.session_names()? {
-        let found = find(data, &name, daemon.machine.state(), log);
-        inputs.push(Input::SessionFound(found));
+        match unchanged.find(data, &name, daemon.machine.state()) {
+            Some((no, mark)) => drop(marks.insert(no, mark)),
+            None => changed.push(name),
+        }
+    }
+    let kept: Vec<SessionNo> = marks.keys().copied().collect();
+    inputs.extend(kept.chunks(PAGE).map(|page| Input::SessionsUnchanged { sessions: page.to_vec() }));
+    daemon.turn(&mut inputs)?;
+    for names in changed.chunks(PAGE) {
+        inputs
+            .extend(find_all(data, names, daemon.machine.state(), log).into_iter().map(Input::SessionFound));
         daemon.turn(&mut inputs)?;
     }
     let found = containers.list().map_err(io("list what still runs"))?;
@@ -335,9 +349,24 @@ fn boot_inputs(
     inputs.push(Input::ContainersFound { alive, adoptable: containers.adopts() });
     daemon.turn(&mut inputs)?;
     for no in known {
-        daemon.compare_from_now_on(no);
+        daemon.compare_from_now_on(no, marks.get(&no).copied());
     }
     Ok(())
+}
+
+/// [`find`] for each, on as many threads as there are processors.
+fn find_all(data: &DataFolder, names: &[SessionName], state: &State, log: &Logger) -> Vec<SessionFound> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = names.len().div_ceil(threads).max(1);
+    let look =
+        |names: &[SessionName]| names.iter().map(|name| find(data, name, state, log)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = names.chunks(share).map(|part| scope.spawn(move || look(part))).collect();
+        let join = |part: std::thread::ScopedJoinHandle<'_, _>| {
+            part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        parts.into_iter().flat_map(join).collect()
+    })
 }
 
 /// One session as its inbound.db has it. Opening it rolls back what a killed daemon left.

@@ -98,6 +98,8 @@ pub struct Journal {
     /// The open segment's first record, written or not.
     first: RecordNo,
     position: u64,
+    /// Where the open segment's header and snapshot end.
+    begun: u64,
     /// Zeros are written up to here.
     prepared: u64,
     zeros: Vec<u8>,
@@ -210,6 +212,7 @@ impl Journal {
             path: made.path,
             first: header.first,
             position: made.position,
+            begun: made.position,
             prepared: made.position,
             zeros: vec![0; AHEAD],
             last,
@@ -312,6 +315,12 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether the open segment has reached a size. One whose snapshot alone is near that size goes on until its
+    /// records are as large again: otherwise every turn would begin a segment.
+    pub fn is_due(&self, bytes: u64) -> bool {
+        self.position >= bytes && self.position >= self.begun.saturating_mul(2)
+    }
+
     /// Whether a rotation is under way.
     pub fn is_rotating(&self) -> bool {
         self.rotation.is_some()
@@ -367,6 +376,8 @@ impl Journal {
         self.path = made.path;
         self.first = first;
         self.position = made.position;
+        // What was caught up with on the thread counts as the beginning; that only puts the next rotation off.
+        self.begun = made.position;
         self.prepared = made.position;
         self.write("JOURNAL:SWITCH", kept)?;
         let mut state = lock(&self.shared.state);

@@ -151,6 +151,11 @@ pub enum Input {
     },
     /// The daemon was asked to stop.
     ShutdownAsked,
+    /// Sessions whose files are as they were when the daemon before ended; in place of their `SessionFound`.
+    SessionsUnchanged {
+        /// Which.
+        sessions: Vec<SessionNo>,
+    },
 }
 
 /// What the daemon knows when it starts.
@@ -465,6 +470,7 @@ impl Input {
             Self::EffectDone { .. } => "effect-done",
             Self::TimerDue { .. } => "timer-due",
             Self::ShutdownAsked => "shutdown-asked",
+            Self::SessionsUnchanged { .. } => "sessions-unchanged",
         }
     }
 }

@@ -119,6 +119,7 @@ impl Step<'_> {
         match input {
             Input::Booted(it) => self.on_booted(it),
             Input::SessionFound(it) => self.on_session_found(it),
+            Input::SessionsUnchanged { sessions } => self.on_sessions_unchanged(&sessions),
             Input::ContainersFound { alive, adoptable } => self.on_containers_found(&alive, adoptable),
             Input::ClockSet { offset } => self.on_clock_set(offset),
             Input::PolicyChanged(policy) => self.on_policy_changed(policy),

@@ -84,6 +84,15 @@ impl Step<'_> {
         }
     }
 
+    /// Nothing was written since the daemon before looked last, so what the journal says of these stands.
+    pub(super) fn on_sessions_unchanged(&mut self, sessions: &[SessionNo]) {
+        for &no in sessions {
+            if let Some(session) = self.state.session_mut(no) {
+                session.folder = FolderState::Present;
+            }
+        }
+    }
+
     fn learn_chat(&mut self, no: SessionNo, it: &SessionFound) {
         if !route::is_chat(&it.origin) {
             return;

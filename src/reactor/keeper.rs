@@ -123,10 +123,17 @@ impl Keeper {
                 None => token.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             if got == Err(RecvTimeoutError::Disconnected) || self.shared.lock().stop {
-                return;
+                return self.leave_last_seen();
             }
             self.turn(Instant::now());
         }
+    }
+
+    fn leave_last_seen(&self) {
+        let mut state = self.shared.lock();
+        let live = self.live.keys().filter_map(|no| Some((*no, state.schedule.last_seen(*no)?)));
+        let dormant = self.dormant.iter().filter_map(|(no, it)| Some((*no, it.seen?)));
+        state.last_seen = live.chain(dormant).collect();
     }
 
     fn next_wake(&self) -> Option<Instant> {

@@ -14,10 +14,11 @@
 //! settled, and within its allowance of rows.
 //! Invariant: [`watch`] is the only file that names the watcher's crate.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ mod event;
 pub mod hint;
 mod keeper;
 mod kept;
+mod memory;
 mod per_session;
 mod pool;
 pub mod resync;
@@ -42,7 +44,7 @@ pub mod watch;
 pub use event::{ReactorEvent, Warning};
 pub use schedule::{Limits, MOST_LOOKS};
 pub use source::{ReadPlan, ReadSource, SqliteSource};
-pub use stat::{Mount, Signature};
+pub use stat::{FileMark, Mount, Signature};
 
 use schedule::Place;
 use shared::{Shared, State, Wish};
@@ -141,7 +143,7 @@ pub enum StartError {
 /// The running reactor. Dropping it stops its threads and waits for them.
 pub struct Reactor {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Reactor {
@@ -173,7 +175,7 @@ impl Reactor {
         let (token, tokens) = crossbeam_channel::bounded(1);
         let shared = Arc::new(Shared::new(config, source, sink, token));
         // From here on, dropping `reactor` stops what was started.
-        let mut reactor = Self { shared: Arc::clone(&shared), threads: Vec::new() };
+        let mut reactor = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
         for n in 0..count {
             let shared = Arc::clone(&shared);
             reactor.spawn(format!("read-{n}"), move || pool::run(&shared))?;
@@ -185,7 +187,7 @@ impl Reactor {
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
         let thread = thread::Builder::new().name(name).spawn(run).map_err(StartError::Thread)?;
-        self.threads.push(thread);
+        self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
 
@@ -211,9 +213,9 @@ impl Reactor {
         dropped
     }
 
-    /// Ends the watch; the session is only compared by `stat` once a period, beginning with `seen`, or with
-    /// its next visit when that is `None`. A read under way is dropped. Hands back the looks that will not be
-    /// answered.
+    /// Ends the watch; the session is only compared by `stat` once a period, beginning with `seen`; when that is
+    /// `None`, with what its last read saw, or with its next visit when it was never read. A read under way is
+    /// dropped. Hands back the looks that will not be answered.
     pub fn dormant(
         &self,
         session: SessionNo,
@@ -221,6 +223,7 @@ impl Reactor {
         folder: &SessionFolder,
         seen: Option<Signature>,
     ) -> Vec<EffectId> {
+        let seen = seen.or_else(|| self.shared.lock().schedule.last_seen(session));
         self.end(session, Wish::Dormant(place(name, folder), seen))
     }
 
@@ -298,19 +301,33 @@ impl Reactor {
     }
 }
 
-impl Drop for Reactor {
-    fn drop(&mut self) {
+impl Reactor {
+    /// Stops the threads, waits for them, and says what the files of each session looked like when they were last
+    /// read or compared: what has changed since then was not seen. Sessions that were never read are left out.
+    pub fn stop(&self) -> BTreeMap<SessionNo, Signature> {
+        self.join();
+        std::mem::take(&mut self.shared.lock().last_seen)
+    }
+
+    fn join(&self) {
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
         self.shared.wake_keeper();
         let own = thread::current().id();
-        for thread in self.threads.drain(..) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             // The sink may hold the last reference, and a thread cannot wait for itself.
             if thread.thread().id() != own {
                 // Its panic, if any, was already printed; there is nobody left to tell.
                 let _ = thread.join();
             }
         }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.join();
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::event::ReactorEvent;
+use super::memory;
 use super::schedule::{Fate, HeartbeatJob, Job, ReadJob};
 use super::shared::{Shared, State};
 use super::source::{OpenReader, Outcome};
@@ -18,6 +19,8 @@ use crate::session::host_side::{Cause, Reading, Unreadable};
 /// What a pool thread does until the reactor stops.
 pub(super) fn run(shared: &Shared) {
     let mut state = shared.lock();
+    // Closed by this thread since it last handed memory back.
+    let mut closed = 0;
     while !state.stop {
         let now = Instant::now();
         if let Some(job) = state.schedule.take(now) {
@@ -32,7 +35,7 @@ pub(super) fn run(shared: &Shared) {
                 shared.work.notify_one();
             }
             match job {
-                Job::Read(read) => perform_read(shared, &read, reader),
+                Job::Read(read) => closed += perform_read(shared, &read, reader),
                 Job::Heartbeat(heartbeat) => perform_heartbeat(shared, &heartbeat),
             }
             state = shared.lock();
@@ -42,7 +45,15 @@ pub(super) fn run(shared: &Shared) {
         close.extend(state.kept.shrink(now));
         if !close.is_empty() {
             drop(state);
+            closed += close.len();
             drop(close);
+            state = shared.lock();
+            continue;
+        }
+        if closed >= memory::WORTH_IT {
+            closed = 0;
+            drop(state);
+            memory::hand_back();
             state = shared.lock();
             continue;
         }
@@ -62,7 +73,8 @@ fn wait<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, now: Instant) -> M
     }
 }
 
-fn perform_read(shared: &Shared, job: &ReadJob, reader: Option<Box<dyn OpenReader>>) {
+/// Says how many connections it closed.
+fn perform_read(shared: &Shared, job: &ReadJob, reader: Option<Box<dyn OpenReader>>) -> usize {
     let place = &job.place;
     // Before the read: what is written after this moment differs from it and is found by the resync at the
     // latest.
@@ -100,7 +112,7 @@ fn perform_read(shared: &Shared, job: &ReadJob, reader: Option<Box<dyn OpenReade
             None => ReactorEvent::Read { session: job.session, result, announced: job.announced },
         });
     }
-    drop(gone);
+    gone.len()
 }
 
 fn count(state: &mut State, result: &Result<Reading, Unreadable>, outcome: Outcome, panicked: bool) {

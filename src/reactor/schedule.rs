@@ -187,6 +187,11 @@ impl Schedule {
         under_way.iter().chain(&session.looks).map(|look| look.ticket).collect()
     }
 
+    /// What a live session's files looked like before its last read.
+    pub(super) fn last_seen(&self, no: SessionNo) -> Option<Signature> {
+        self.sessions.get(&no)?.seen
+    }
+
     /// Whether the session is live.
     pub(super) fn is_live(&self, no: SessionNo) -> bool {
         self.sessions.contains_key(&no)

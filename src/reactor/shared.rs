@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) uncovered: usize,
     pub(super) counters: Counters,
     pub(super) stop: bool,
+    /// What the sessions' files looked like when they were last read; filled when the reactor's thread ends.
+    pub(super) last_seen: BTreeMap<SessionNo, Signature>,
 }
 
 /// What the threads share.
@@ -98,6 +100,7 @@ impl Shared {
             uncovered: 0,
             counters: Counters::default(),
             stop: false,
+            last_seen: BTreeMap::new(),
         };
         Self { state: Mutex::new(state), work: Condvar::new(), token, sink, source, config }
     }

@@ -9,11 +9,12 @@ use std::fmt;
 use std::path::Path;
 
 use rustix::fs::{FileType, FsWord, Stat};
+use serde::{Deserialize, Serialize};
 
 use crate::session::SessionFolder;
 
 /// Which file it is, how long, and when it was last written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileMark {
     /// The device.
     pub dev: u64,
@@ -63,7 +64,7 @@ impl FolderId {
 
 /// What the files of a session looked like: enough to tell, without reading, that something may have been
 /// written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Signature {
     /// outbound.db.
     pub database: Option<FileMark>,

@@ -453,7 +453,8 @@ pub(super) fn session_of(state: &State, input: &Input) -> Option<SessionNo> {
         | Input::PolicyChanged(_)
         | Input::ChannelUp { .. }
         | Input::ChannelDown { .. }
-        | Input::ShutdownAsked => None,
+        | Input::ShutdownAsked
+        | Input::SessionsUnchanged { .. } => None,
     }
 }
 

@@ -53,6 +53,45 @@ fn the_way_of_a_message_is_told_from_arrival_to_receipt() {
 }
 
 #[test]
+fn after_a_clean_end_only_sessions_that_changed_are_opened() {
+    let mut daemon = Daemon::start("");
+    daemon.ok(&["chat", "--chat", "one", "hi"]);
+    daemon.ok(&["chat", "--chat", "two", "hi"]);
+    let status = daemon.status();
+    let session = status["sessions"][0].clone();
+    let chat = session["chat"].as_str().unwrap_or_else(|| panic!("no chat in {session}")).to_owned();
+    daemon.stop();
+    // Somebody else's row, written while nobody looked.
+    let path =
+        daemon.data().join("sessions").join(session["session"].as_str().unwrap()).join("out/outbound.db");
+    let outbound = rusqlite::Connection::open(path).unwrap();
+    outbound
+        .execute(
+            "INSERT INTO messages_out (id, seq, timestamp, kind, platform_id, channel_type, content) \
+             VALUES ('late', 1001, datetime('now'), 'chat', ?1, 'chat', '{\"text\":\"found\"}')",
+            [&chat],
+        )
+        .unwrap();
+    drop(outbound);
+    daemon.again();
+    let mut client = daemon.client(chat.trim_start_matches("chat:"));
+    assert_eq!(client.upto("message", "").0["text"], "found");
+    daemon.stop();
+    let tail = daemon.ok(&["journal", "tail", "-n", "500"]);
+    let second = tail.lines().skip_while(|line| !line.contains("2.0")).collect::<Vec<_>>();
+    let count = |kind: &str| second.iter().filter(|line| line.contains(kind)).count();
+    assert_eq!((count("session-found"), count("sessions-unchanged")), (1, 1), "{tail}");
+    // A daemon that is killed leaves nothing to trust.
+    daemon.again();
+    daemon.kill();
+    daemon.again();
+    daemon.stop();
+    let tail = daemon.ok(&["journal", "tail", "-n", "500"]);
+    assert_eq!(tail.lines().filter(|line| line.contains("session-found")).count(), 1 + 2, "{tail}");
+    daemon.replays();
+}
+
+#[test]
 fn a_repeated_id_is_one_message_and_one_turn() {
     let daemon = Daemon::start("");
     let mut client = daemon.client("main");

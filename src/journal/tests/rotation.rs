@@ -71,6 +71,18 @@ fn a_segment_without_records_is_not_rotated() {
 }
 
 #[test]
+fn a_segment_whose_snapshot_alone_is_too_large_goes_on_until_its_records_are_as_large() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = begin(folder.path(), Arc::new(OsDisk), Sync::None).unwrap();
+    let begun = journal.segment_bytes();
+    journal.append(&record(1, 0, 10), RecordNo(1)).unwrap();
+    assert!(!journal.is_due(1));
+    journal.append(&record(2, 0, usize::try_from(begun).unwrap()), RecordNo(2)).unwrap();
+    assert!(journal.is_due(1) && !journal.is_due(1 << 20));
+    journal.close().unwrap();
+}
+
+#[test]
 fn a_snapshot_that_panics_ends_the_journal_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), Arc::new(OsDisk), Sync::Always).unwrap();

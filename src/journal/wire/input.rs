@@ -44,6 +44,7 @@ mirror! {
         EffectDone { effect: EffectId, error: Option<String> },
         TimerDue { key: timers::TimerKey, deadline: At },
         ShutdownAsked,
+        SessionsUnchanged { sessions: Vec<SessionNo> },
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Rounds of the floor and of ours alternate, so that a noisy machine disturbs both alike.
 
-use std::collections::BTreeSet;
+mod daemon;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -39,11 +40,23 @@ fn main() {
     }
     install_guards();
     println!("{:<44} {:>12} {:>12} {:>8}", "measure", "ours", "floor", "ratio");
-    outbound_to_hand();
-    inbound_to_claim();
-    journal_append();
-    machine_and_replay();
-    idle_daemon();
+    let parts: [(&str, fn()); 8] = [
+        ("outbound", outbound_to_hand),
+        ("through-1", || daemon::through(1)),
+        ("through-1000", || daemon::through(1_000)),
+        ("inbound", inbound_to_claim),
+        ("journal", journal_append),
+        ("machine", machine_and_replay),
+        ("idle-1000", || daemon::start_and_idle(1_000)),
+        ("idle-10000", || daemon::start_and_idle(10_000)),
+    ];
+    // Names on the command line choose some of them.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    for (name, part) in parts {
+        if wanted.is_empty() || wanted.iter().any(|it| it == name) {
+            part();
+        }
+    }
 }
 
 fn row(name: &str, ours: f64, floor: f64, unit: &str) {
@@ -374,6 +387,7 @@ struct Load {
     machine: Machine,
     at: At,
     steps: u64,
+    chats: u64,
     tape: Option<(Recorder, Vec<u8>, RecordNo)>,
 }
 
@@ -426,7 +440,7 @@ impl Load {
     }
 
     fn message(&mut self, n: u64) {
-        let chat = format!("chat:c{}", n % 100);
+        let chat = format!("chat:c{}", n % self.chats);
         let effects = self.step(Input::MessageArrived(Arrival {
             channel: "chat".into(),
             receipt: n,
@@ -461,7 +475,26 @@ impl Load {
 }
 
 fn machine_and_replay() {
-    let mut load = Load { machine: Machine::default(), at: At(0), steps: 0, tape: None };
+    let mut many = Load { machine: Machine::default(), at: At(0), steps: 0, tape: None, chats: 10_000 };
+    many.boot();
+    (0..10_000).for_each(|n| many.message(n));
+    let mut clones: Vec<Duration> = (0..50)
+        .map(|_| {
+            let begun = Instant::now();
+            let clone = many.machine.state().clone();
+            let took = begun.elapsed();
+            drop(clone);
+            took
+        })
+        .collect();
+    println!(
+        "{:<44} {:>9.2} ms  (target 2)",
+        "rotation holds the loop, 10,000 sessions",
+        percentile(&mut clones, 50) / 1e3
+    );
+    drop(many);
+
+    let mut load = Load { machine: Machine::default(), at: At(0), steps: 0, tape: None, chats: 100 };
     load.boot();
     let begun = Instant::now();
     (0..60_000).for_each(|n| load.message(n));
@@ -472,7 +505,8 @@ fn machine_and_replay() {
     let recorder = Recorder::new(machine.state());
     let snapshot = encode_snapshot(machine.state(), recorder.root());
     let first = RecordNo::first_of(BootNo(1));
-    let mut load = Load { machine, at: At(0), steps: 0, tape: Some((recorder, Vec::new(), RecordNo(0))) };
+    let mut load =
+        Load { machine, at: At(0), steps: 0, tape: Some((recorder, Vec::new(), RecordNo(0))), chats: 100 };
     load.boot();
     let begun = Instant::now();
     (0..30_000).for_each(|n| load.message(n));
@@ -496,50 +530,4 @@ fn machine_and_replay() {
     assert!(report.is_clean(), "{report}");
     let rate = report.records as f64 / begun.elapsed().as_secs_f64();
     println!("{:<44} {:>9.0} /s  (target 500,000)", "replay, records", rate);
-}
-
-/// Clock ticks of user and system time, and resident bytes.
-fn usage(pid: u32) -> (u64, u64) {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    (ticks, fields[21].parse::<u64>().unwrap() * 4_096)
-}
-
-fn idle_daemon() {
-    const SESSIONS: usize = 1_000;
-    const SECONDS: u64 = 30;
-    let root = tempfile::tempdir_in(".").unwrap();
-    let daemon = std::env::var_os("LAMPLIGHTER_BIN").expect("scripts/bench sets LAMPLIGHTER_BIN");
-    let mut seen = BTreeSet::new();
-    for n in 0..SESSIONS {
-        assert!(seen.insert(n));
-        drop(session(root.path(), &format!("sess-1-{n:06}")));
-    }
-    let begun = Instant::now();
-    let child = Runner(
-        Command::new(daemon)
-            .args(["run", "--log-level", "warning", "--data"])
-            .arg(root.path())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
-    let socket = root.path().join("run/chat.sock");
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "the daemon did not start");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    println!("{:<44} {:>9.0} ms", "start with 1,000 sessions", begun.elapsed().as_secs_f64() * 1e3);
-    // The looks of the start are over when its figures stand still.
-    std::thread::sleep(Duration::from_secs(5));
-    let (before, _) = usage(child.0.id());
-    std::thread::sleep(Duration::from_secs(SECONDS));
-    let (after, bytes) = usage(child.0.id());
-    let share = (after - before) as f64 / (100.0 * SECONDS as f64) * 100.0;
-    println!(
-        "{:<44} {share:>9.3} %   (target 0.02; ticks of 10 ms in {SECONDS} s)",
-        "idle CPU, 1,000 dormant sessions"
-    );
-    println!("{:<44} {:>9.1} MB  (target 30)", "resident memory, 1,000 dormant sessions", bytes as f64 / 1e6);
 }
