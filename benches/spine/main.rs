@@ -339,16 +339,21 @@ fn header(first: RecordNo) -> Header {
 
 fn journal_append() {
     let root = tempfile::tempdir_in(".").unwrap();
-    let mut batch = Vec::new();
-    frame::encode(Kind::Record, RecordNo(1), &[7; 282], &mut batch);
+    let frames = |numbers: std::ops::Range<u64>| {
+        let mut batch = Vec::new();
+        numbers.for_each(|n| frame::encode(Kind::Record, RecordNo(n), &[7; 282], &mut batch));
+        batch
+    };
     let begin = |sync| {
-        Journal::begin(Arc::new(OsDisk), root.path(), &header(RecordNo(1)), &[], sync, Box::new(|_| ()))
-            .unwrap()
+        let folder = root.path().join(format!("{sync:?}"));
+        std::fs::create_dir(&folder).unwrap();
+        Journal::begin(Arc::new(OsDisk), &folder, &header(RecordNo(1)), &[], sync, Box::new(|_| ())).unwrap()
     };
     let plain = File::create(root.path().join("plain")).unwrap();
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     let mut journal = begin(Sync::None);
     for n in 1..20_000u64 {
+        let batch = frames(n..n + 1);
         let at = Instant::now();
         journal.append(&batch, RecordNo(n)).unwrap();
         ours.push(at.elapsed());
@@ -359,15 +364,15 @@ fn journal_append() {
     drop(journal);
     let (a, b) = (percentile(&mut ours, 50), percentile(&mut floor, 50));
     row("journal append, one record, p50", a, b, "us");
-    let group = batch.repeat(64);
     let ready = File::create(root.path().join("ready")).unwrap();
     ready.write_all_at(&vec![0; 32 << 20], 0).unwrap();
     ready.sync_all().unwrap();
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     let mut journal = begin(Sync::Always);
     for n in 1..400u64 {
+        let group = frames(n * 64 - 63..n * 64 + 1);
         let at = Instant::now();
-        journal.append(&group, RecordNo(n)).unwrap();
+        journal.append(&group, RecordNo(n * 64)).unwrap();
         ours.push(at.elapsed());
         let at = Instant::now();
         ready.write_all_at(&group, n * group.len() as u64).unwrap();
