@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser};
 use lamplighter::cli::args::{Cli, Command};
 use lamplighter::cli::chat::{ChatArgs, ChatError};
 use lamplighter::cli::error::{CommandError, code};
-use lamplighter::cli::{chat, demo, init, journal, operate, run};
+use lamplighter::cli::{chat, demo, init, journal, operate, replay, run};
 use lamplighter::containers::exec_child::exec_child;
 use lamplighter::host::folder::DataFolder;
 
@@ -36,7 +36,9 @@ fn command(cli: Cli) -> Result<(), CommandError> {
         Command::Session(command) => operate::session(&data, command),
         Command::Message(command) => operate::message(&data, command),
         Command::Journal(command) => journal::journal(&data, command),
-        Command::Replay(args) => journal::replay(&args),
+        Command::Replay(args) => replay::replay(&args),
+        Command::Why(args) => replay::why(&data, &args),
+        Command::State(args) => replay::state(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut std::io::stdout());
             Ok(())

@@ -70,6 +70,12 @@ pub enum Command {
     Journal(JournalCommand),
     /// Folds a journal through the machine and compares every decision. Exit code 1 on a divergence.
     Replay(ReplayArgs),
+    /// Tells what happened to a message, by which rule, and what it waits for.
+    ///
+    /// Reads the journal; needs no daemon.
+    Why(WhyArgs),
+    /// Shows the state that the machine was in at a record.
+    State(StateArgs),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -215,10 +221,7 @@ pub enum MessageCommand {
     /// Shows the way of a message from its arrival on, with the time between steps.
     ///
     /// Reads the journal; needs no daemon.
-    Show {
-        /// Its id, as the chat client or status shows it.
-        message: String,
-    },
+    Show(WhyArgs),
     /// Tries an inbound message again, from no tries.
     Retry {
         /// Its id.
@@ -234,6 +237,32 @@ pub enum MessageCommand {
         /// Its id.
         message: String,
     },
+}
+
+/// `why`
+#[derive(Args, Debug)]
+pub struct WhyArgs {
+    /// Its id, as the chat client or status shows it; with --session, its number there.
+    pub message: String,
+    /// The session in which MESSAGE is a number: its name, group/name, or number.
+    #[arg(long, value_name = "SESSION")]
+    pub session: Option<String>,
+    /// A journal folder or a segment (*.ltj) to read instead of the data folder's own.
+    #[arg(long, value_name = "PATH")]
+    pub journal: Option<PathBuf>,
+}
+
+/// `state`
+#[derive(Args, Debug)]
+pub struct StateArgs {
+    /// A segment (*.ltj) or a journal folder.
+    pub path: PathBuf,
+    /// The record (boot.n) before which the state is shown; without it, the state at the end.
+    #[arg(long, value_name = "RECORD")]
+    pub at: Option<String>,
+    /// Shows only this session and what belongs to it: its name, group/name, or its number.
+    #[arg(long, value_name = "SESSION")]
+    pub session: Option<String>,
 }
 
 /// `journal`
@@ -261,9 +290,10 @@ pub enum JournalCommand {
 /// `replay`
 #[derive(Args, Debug)]
 pub struct ReplayArgs {
-    /// A segment (*.ltj) or a journal folder.
-    pub path: PathBuf,
-    /// Prints JSON instead of text.
+    /// Segments (*.ltj) and journal folders; each is replayed by itself.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Prints JSON instead of text, one line for each path.
     #[arg(long)]
     pub json: bool,
 }

@@ -10,7 +10,7 @@ use crate::host::folder::DataFolder;
 use crate::journal::record::decode_record;
 use crate::journal::segment::{self, SegmentReader};
 use crate::machine::input::{Exit, Input};
-use crate::replay;
+use crate::replay::{self, Subject};
 
 /// The demo's configuration: an agent that echoes, and that crashes once in the middle of a turn.
 const CONFIG: &str = r#"
@@ -72,7 +72,7 @@ pub fn demo(args: &DemoArgs) -> Result<(), CommandError> {
     let folder = DataFolder::open(&scratch.0)?;
     let message = the_one_that_crashed(&folder.journal())?;
     writeln!(out, "\nThe way of the message that the crash did not lose:")?;
-    for line in replay::timeline(&folder.journal(), &message)? {
+    for line in replay::why(&folder.journal(), &Subject::Id(message))?.lines {
         writeln!(out, "  {line}")?;
     }
     if args.keep {

@@ -1,4 +1,4 @@
-//! `lamplighter journal` and `replay`: the journal on disk. They need no daemon and change nothing.
+//! `lamplighter journal`: the journal on disk. It needs no daemon.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::args::{JournalCommand, ReplayArgs};
+use super::args::JournalCommand;
 use super::error::{CommandError, code};
 use super::table;
 use crate::base::{OsDisk, RecordNo};
@@ -15,7 +15,6 @@ use crate::journal::frame::Kind;
 use crate::journal::record::{Outcome, Record, decode_record};
 use crate::journal::recovery::{self, Checked};
 use crate::journal::segment::{self, SegmentReader};
-use crate::replay;
 
 /// `journal`
 ///
@@ -173,26 +172,4 @@ fn show(folder: &Path, no: RecordNo) -> Result<(), CommandError> {
         writeln!(out, "touched  {component:?} {digest:016x}")?;
     }
     Ok(())
-}
-
-/// `replay`
-///
-/// # Errors
-/// When the journal cannot be read, or diverges.
-pub fn replay(args: &ReplayArgs) -> Result<(), CommandError> {
-    let report = replay::verify(&args.path)?;
-    let out = &mut io::stdout().lock();
-    if args.json {
-        let divergence = report.divergence.as_ref().map(|it| {
-            json!({"record": it.record.to_string(), "at_us": it.at.0, "session": it.session.map(|s| s.to_string()),
-                   "input": it.input, "field": it.field, "recorded": it.expected, "replayed": it.actual,
-                   "class": it.class.to_string()})
-        });
-        let value = json!({"segments": report.segments, "records": report.records, "gaps": report.gaps,
-                           "foreign_digests": report.foreign_digests, "tail": report.tail, "divergence": divergence});
-        writeln!(out, "{value}")?;
-    } else {
-        writeln!(out, "{report}")?;
-    }
-    if report.is_clean() { Ok(()) } else { Err(CommandError::silent(code::FAILURE)) }
 }

@@ -9,5 +9,6 @@ pub mod error;
 pub mod init;
 pub mod journal;
 pub mod operate;
+pub mod replay;
 pub mod run;
 pub mod table;

@@ -6,11 +6,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::args::{JsonFlag, MessageCommand, SessionCommand};
-use super::error::{CommandError, code};
-use super::table;
+use super::error::CommandError;
+use super::{replay, table};
 use crate::host::control::{Request, call};
 use crate::host::folder::DataFolder;
-use crate::replay;
 
 fn ask(data: &Path, request: Request) -> Result<Value, CommandError> {
     let folder = DataFolder::open(data)?;
@@ -152,21 +151,10 @@ fn show_session(value: &Value) -> Result<(), CommandError> {
 /// When there is no daemon, or it says no.
 pub fn message(data: &Path, command: MessageCommand) -> Result<(), CommandError> {
     let request = match command {
-        MessageCommand::Show { message } => return show_message(data, &message),
+        MessageCommand::Show(args) => return replay::why(data, &args),
         MessageCommand::Retry { message } => Request::MessageRetry { message },
         MessageCommand::Drop { message } => Request::MessageDrop { message },
         MessageCommand::Resend { message } => Request::MessageResend { message },
     };
     ask(data, request).map(drop)
-}
-
-fn show_message(data: &Path, message: &str) -> Result<(), CommandError> {
-    let folder = DataFolder::open(data)?;
-    let lines = replay::timeline(&folder.journal(), message)?;
-    if lines.is_empty() {
-        let text = format!("the journal knows no inbound message {message:?}");
-        return Err(CommandError::new(code::FAILURE, text, "the chat client prints ids with --json"));
-    }
-    let out = &mut io::stdout().lock();
-    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(CommandError::from)
 }

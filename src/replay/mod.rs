@@ -1,8 +1,8 @@
 //! Replay: folds a journal through the machine and compares what is on record with what the machine does.
 //!
-//! [`verify`] answers whether a journal replays, [`load`] gives the machine in the state in which the journal
-//! ends, and [`timeline()`] tells the life of one message. All three read the same pieces ([`Piece`]) from
-//! segments ([`Source`]), one frame at a time.
+//! [`verify`] answers whether a journal replays, [`load`] gives the machine in the state in which the journal ends,
+//! [`state_at`] in the state before a record, and [`why`] tells the life of one message. All read the same pieces
+//! ([`Piece`]) from segments ([`Source`]), one frame at a time.
 //!
 //! Invariant: nothing is sent, started or written; effects are compared and dropped.
 //! Invariant: memory is bounded by one state and one frame, however long the journal is.
@@ -11,6 +11,7 @@ pub mod fold;
 pub mod report;
 pub mod segments;
 pub mod timeline;
+pub mod waits;
 
 #[cfg(test)]
 mod tests;
@@ -18,9 +19,12 @@ mod tests;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::base::{At, RecordNo, Wall};
+use crate::base::{At, RecordNo, SessionName, SessionNo, Wall};
+use crate::journal::record::Record;
 use crate::journal::wire::digest::Digests;
 use crate::machine::Machine;
+use crate::machine::input::Input;
+use crate::machine::state::State;
 use fold::{Fold, SegmentFacts};
 use report::{Class, Divergence, Report, bounded};
 use segments::{ReplayError, Segments};
@@ -52,13 +56,75 @@ pub fn load(folder: &Path) -> Result<Option<Loaded>, ReplayError> {
     Ok(None)
 }
 
-/// The timeline of an inbound message, named by its platform's id or its row's, in a segment or a journal
-/// folder.
+/// What happened to an inbound message and what it waits for, from a segment or a journal folder.
 ///
 /// # Errors
 /// When there is no segment, or one cannot be read.
-pub fn timeline(path: &Path, message: &str) -> Result<Vec<Line>, ReplayError> {
-    timeline_source(&mut Segments::open(path)?, message)
+pub fn why(path: &Path, subject: &Subject) -> Result<Why, ReplayError> {
+    why_source(&mut Segments::open(path)?, subject)
+}
+
+/// Which inbound message is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// By its platform's id or its row's.
+    Id(String),
+    /// By its place in a session, which is named by its folder's name, by group/name, or by its number.
+    Seq {
+        /// The session.
+        session: String,
+        /// messages_in.seq.
+        seq: i64,
+    },
+}
+
+/// What became of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Why {
+    /// What happened, in order; empty when the journal does not know the message.
+    pub lines: Vec<Line>,
+    /// What it and its replies wait for where the journal ends; empty when all of it is over.
+    pub still: Vec<String>,
+}
+
+/// The machine in the state before record `at`, or in the state in which the journal ends.
+///
+/// # Errors
+/// When there is no segment, or one cannot be read, or the journal does not replay up to there.
+pub fn state_at(path: &Path, at: Option<RecordNo>) -> Result<Machine, StateError> {
+    let mut fold = Fold::default();
+    let mut found = None;
+    Segments::open(path)?.read(&mut |piece| {
+        if matches!(piece, Piece::Record(number, _) if at.is_some_and(|at| number >= at)) {
+            return ControlFlow::Break(());
+        }
+        match advance(&mut fold, piece) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(divergence) => {
+                found = Some(divergence);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    match found {
+        Some(divergence) => Err(StateError::Diverged(divergence)),
+        None if !fold.has_started() => Err(StateError::NoSnapshot),
+        None => Ok(fold.into_machine().0),
+    }
+}
+
+/// Why a state cannot be given.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// This build decides differently on the way there, so it never was in that state.
+    #[error("the journal does not replay up to there: {0}")]
+    Diverged(Box<Divergence>),
+    /// No segment begins with a whole snapshot.
+    #[error("there is no whole snapshot to begin with")]
+    NoSnapshot,
 }
 
 /// One piece of a journal, in the order in which it was written.
@@ -254,26 +320,73 @@ impl Loader {
     }
 }
 
-/// The timeline of an inbound message, named by its platform's id or its row's.
+/// What happened to an inbound message and what it waits for.
 ///
 /// # Errors
 /// When the source cannot be read.
-pub fn timeline_source<S: Source>(source: &mut S, message: &str) -> Result<Vec<Line>, S::Error> {
+pub fn why_source<S: Source>(source: &mut S, subject: &Subject) -> Result<Why, S::Error> {
+    let id = match subject {
+        Subject::Id(id) => Some(id.clone()),
+        Subject::Seq { session, seq } => id_of_seq(source, session, *seq)?,
+    };
+    let Some(id) = id else { return Ok(Why::default()) };
+    let mut tracer = Tracer::new(id);
+    let fold = each_record(source, |fold, record| match record {
+        Some(record) => tracer.record(fold, record),
+        None => tracer.snapshot(fold),
+    })?;
+    let still = tracer.still(fold.machine().state());
+    Ok(Why { lines: tracer.into_lines(), still })
+}
+
+/// The row id of the message with a seq in a session; the newest, should a folder have been made anew.
+fn id_of_seq<S: Source>(source: &mut S, session: &str, seq: i64) -> Result<Option<String>, S::Error> {
+    let is_named = |no: SessionNo, name: &SessionName| {
+        name.to_string() == session || name.session() == session || no.to_string() == session
+    };
+    let mut found = None;
+    let mut find = |state: &State| {
+        for message in state.inbounds().values().filter(|it| it.seq == Some(seq)) {
+            if state.session(message.session).is_some_and(|it| is_named(message.session, &it.name)) {
+                found = Some(message.id.clone());
+            }
+        }
+    };
+    each_record(source, |fold, record| {
+        let told = match &record {
+            // What a row's seq is comes to be known in one of these.
+            Some(record) => matches!(record.input, Input::InboundWritten { .. } | Input::SessionFound(_)),
+            None => true,
+        };
+        if let Some(record) = record {
+            let _ = fold.apply(record);
+        }
+        if told {
+            find(fold.machine().state());
+        }
+    })?;
+    Ok(found)
+}
+
+/// Gives each record to `take`, which applies it, and each whole snapshot as none; as far as the source can be read.
+fn each_record<S: Source>(
+    source: &mut S,
+    mut take: impl FnMut(&mut Fold, Option<Record>),
+) -> Result<Fold, S::Error> {
     let mut fold = Fold::default();
-    let mut tracer = Tracer::new(message);
     source.read(&mut |piece| {
         let Piece::Record(number, body) = piece else {
             let going = advance(&mut fold, piece).is_ok();
             if going && matches!(piece, Piece::Snapshot(_)) && fold.has_started() {
-                tracer.snapshot(&fold);
+                take(&mut fold, None);
             }
             return if going { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
         };
         match fold.read(number, body) {
-            Ok(record) => tracer.record(&mut fold, record),
+            Ok(record) => take(&mut fold, Some(record)),
             Err(_) => return ControlFlow::Break(()),
         }
         if fold.is_broken() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    Ok(tracer.into_lines())
+    Ok(fold)
 }

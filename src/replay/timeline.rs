@@ -1,4 +1,5 @@
-//! The life of one inbound message as lines: what happened to it, when, and how long after the line before.
+//! The life of one inbound message as lines: what happened to it, by which rule, when, and how long after the line
+//! before; and what it waits for where the journal ends.
 //!
 //! Everything is derived from inputs and effects that name the message or the attempt that works on it, and
 //! from the message's own state; replies are rows that say they answer it, and rows of its session while it
@@ -8,12 +9,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::fold::Fold;
+use super::waits::{self, Waits};
 use crate::base::{At, Attempt, EffectId, MessageNo, RecordNo, SessionNo};
 use crate::journal::record::Record;
 use crate::machine::Turn;
 use crate::machine::effect::{Body, Effect, InboundChange, Notice, Outcome, Payload};
 use crate::machine::input::{Arrival, Exit, Input, OutRow, Reading, Rows, SessionFound};
-use crate::machine::state::{InState, Inbound, State, Wait};
+use crate::machine::state::{Hold, InState, Inbound, OutState, Phase, State, Wait};
 
 /// One line of a timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct Tracer {
     /// Rows that count as replies, by their id.
     replies: Vec<String>,
     waiting: BTreeMap<EffectId, Waiting>,
+    /// What kept it from being worked on, and its replies from going, after the last record.
+    kept_back: BTreeMap<String, String>,
     lines: Vec<Line>,
 }
 
@@ -77,6 +81,7 @@ impl Tracer {
             closed: false,
             replies: Vec::new(),
             waiting: BTreeMap::new(),
+            kept_back: BTreeMap::new(),
             lines: Vec::new(),
         }
     }
@@ -105,8 +110,10 @@ impl Tracer {
         let (number, at) = (record.number, record.at);
         self.input(number, at, &record.input);
         if let Some(turn) = fold.apply(record).turn {
-            self.turn(&turn);
-            self.follow(number, at, fold.machine().state());
+            let state = fold.machine().state();
+            self.turn(&turn, state);
+            self.follow(number, at, state);
+            self.keep_back(number, at, state);
         }
     }
 
@@ -251,7 +258,7 @@ impl Tracer {
     }
 
     /// What the step asked for.
-    fn turn(&mut self, turn: &Turn) {
+    fn turn(&mut self, turn: &Turn, state: &State) {
         let (record, at) = (turn.record, turn.at);
         for (id, effect) in turn.effects() {
             match effect {
@@ -266,7 +273,9 @@ impl Tracer {
                 }
                 Effect::ProjectDestinations { session, .. } if self.is_open_in(*session) => {
                     self.waiting.insert(id, Waiting::Project);
-                    self.line(record, at, "a container is to be started; destinations are written first");
+                    let (used, slots) = (state.alive().len(), state.policy().slots);
+                    let text = format!("woken: due, slot {used} of {slots}; destinations are written first");
+                    self.line(record, at, text);
                 }
                 Effect::StartContainer { session, attempt } if self.is_open_in(*session) => {
                     self.waiting.insert(id, Waiting::Start(*attempt));
@@ -325,6 +334,57 @@ impl Tracer {
         }
     }
 
+    /// What keeps the message, or a reply to it, from going on; a line whenever that changes.
+    fn keep_back(&mut self, record: RecordNo, at: At, state: &State) {
+        for (what, waits) in self.waits(state) {
+            // A wait that the machine is about to end is no reason, and neither is one that every message has.
+            let why = match &waits {
+                Some((waits, true)) => waits.what.clone(),
+                _ => String::new(),
+            };
+            let before = self.kept_back.insert(what.clone(), why.clone()).unwrap_or_default();
+            if !why.is_empty() && before != why {
+                let until = until_text(waits.as_ref().and_then(|(waits, _)| waits.until));
+                self.line(record, at, format!("{what} held back: {why}{until}"));
+            }
+        }
+    }
+
+    /// What the message and each of its replies waits for, and whether somebody must be told at once.
+    fn waits(&self, state: &State) -> Vec<(String, Option<(Waits, bool)>)> {
+        let mut all = Vec::new();
+        if let (Some(no), Some(session), false) = (self.message, self.session, self.closed) {
+            let due =
+                state.inbound(no).is_some_and(|it| matches!(it.state, InState::Queued { wait: Wait::Now }));
+            let blocked = state.queue().contains(&session)
+                || state.session(session).is_some_and(|it| {
+                    it.held || matches!(it.phase, Phase::BackingOff { .. } | Phase::Quarantined { .. })
+                });
+            let waits = waits::of_inbound(state, no).map(|waits| (waits, due && blocked));
+            all.push(("the message".to_owned(), waits));
+        }
+        for (&no, message) in state.outbounds() {
+            let id = waits::name_of(message);
+            if self.session != Some(message.session) || !self.replies.iter().any(|reply| reply == id) {
+                continue;
+            }
+            let destination = state.destination_no(message.session, &message.to);
+            let hold = destination.and_then(|no| state.destination(no)).map_or(Hold::None, |it| it.hold);
+            let up = message.to.chat().and_then(|(channel, _)| state.directory().channels.get(channel));
+            let blocked = hold != Hold::None || !up.is_some_and(|it| it.up);
+            let queued = matches!(message.state, OutState::Queued);
+            let waits = waits::of_outbound(state, no).map(|waits| (waits, queued && blocked));
+            all.push((format!("reply {id}"), waits));
+        }
+        all
+    }
+
+    /// What the message and its open replies wait for now, in words; nothing when all of it is over.
+    pub fn still(&self, state: &State) -> Vec<String> {
+        let open = self.waits(state).into_iter().filter_map(|(what, waits)| Some((what, waits?.0)));
+        open.map(|(what, waits)| format!("{what} waits: {}{}", waits.what, until_text(waits.until))).collect()
+    }
+
     /// What became of the message's own state.
     fn follow(&mut self, record: RecordNo, at: At, state: &State) {
         if self.message.is_none()
@@ -333,6 +393,7 @@ impl Tracer {
             self.adopt(no, message.session, &message.id);
         }
         let Some(no) = self.message.filter(|_| !self.closed) else { return };
+        let tries = state.inbound(no).map_or(0, |message| message.tries);
         let now = state.inbound(no).map(|message| &message.state);
         if now == self.state.as_ref() {
             return;
@@ -348,7 +409,7 @@ impl Tracer {
                 let session = self.session.unwrap_or_default();
                 self.line(record, at, format!("to be written into {session} as {no}"));
             }
-            (_, Some(InState::Queued { wait })) => self.line(record, at, wait_text(*wait)),
+            (_, Some(InState::Queued { wait })) => self.line(record, at, wait_text(*wait, tries)),
             (_, Some(InState::Claimed { attempt, .. })) => {
                 self.line(record, at, format!("claimed by attempt {attempt}"));
             }
@@ -356,6 +417,11 @@ impl Tracer {
             (None, None) => {}
         }
     }
+}
+
+/// "until" and the time, as far as there is one.
+fn until_text(until: Option<At>) -> String {
+    until.map(|at| format!(", until {at}")).unwrap_or_default()
 }
 
 fn exit_text(exit: Exit) -> String {
@@ -384,11 +450,11 @@ fn outcome_text(outcome: &Outcome) -> String {
     }
 }
 
-fn wait_text(wait: Wait) -> String {
+fn wait_text(wait: Wait, tries: u32) -> String {
     match wait {
         Wait::Now => "queued, due now".to_owned(),
         Wait::Until(_) => "queued until its own time".to_owned(),
-        Wait::Backoff { wait, .. } => format!("queued again in {wait}"),
+        Wait::Backoff { wait, .. } => format!("queued again in {wait}: try {tries} ended without a result"),
         Wait::Held { .. } => "held back while another message is tried alone".to_owned(),
         Wait::Never => "queued for ever: its time cannot be read".to_owned(),
     }

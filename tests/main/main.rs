@@ -3,5 +3,6 @@
 mod crash;
 mod daemon;
 mod foreign_runner;
+mod recorded;
 mod support;
 mod tidy;

@@ -13,7 +13,7 @@ use crate::journal::writer::{Journal, Sync};
 use crate::machine::MACHINE_VERSION;
 use crate::replay::report::Class;
 use crate::replay::segments::ReplayError;
-use crate::replay::{load, timeline, verify};
+use crate::replay::{Subject, load, state_at, verify, why};
 
 fn header(segment: &Segment) -> Header {
     Header {
@@ -79,7 +79,14 @@ fn a_folder_that_the_writer_wrote_replays_without_a_divergence() {
     assert_eq!(loaded.divergence, None);
     assert_eq!(loaded.machine.state().to_parts(), tape.machine.state().to_parts());
 
-    let lines = timeline(folder.path(), "m1").unwrap();
+    let last = state_at(folder.path(), None).unwrap();
+    assert_eq!(last.state().to_parts(), tape.machine.state().to_parts());
+    for (number, _) in &tape.segments[1].records {
+        let state = state_at(folder.path(), Some(*number)).unwrap();
+        assert_eq!(state.state().core().record, *number, "the state is the one before the record");
+    }
+
+    let lines = why(folder.path(), &Subject::Id("m1".into())).unwrap().lines;
     assert_eq!(lines.len(), 18);
     assert!(lines[2].to_string().contains("+4.000 ms  1.5       row written, seq 2"), "{}", lines[2]);
 }

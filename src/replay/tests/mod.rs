@@ -16,7 +16,7 @@ use crate::machine::policy::Policy;
 use crate::machine::{Machine, Turn};
 use crate::replay::fold::SegmentFacts;
 use crate::replay::report::{Class, Report};
-use crate::replay::{Load, Loaded, Piece, Source, load_source, timeline_source, verify_source};
+use crate::replay::{Load, Loaded, Piece, Source, Subject, load_source, verify_source, why_source};
 use crate::session::rows::Address;
 
 /// One segment in memory.
@@ -409,7 +409,9 @@ fn a_snapshot_with_a_wrong_root_is_loaded_and_reported() {
 #[test]
 fn the_timeline_of_a_message_leads_from_its_arrival_to_the_record_of_its_reply() {
     let segments = tape().segments;
-    let Ok(lines) = timeline_source(&mut Memory(segments.clone()), "m1");
+    let Ok(why) = why_source(&mut Memory(segments.clone()), &Subject::Id("m1".into()));
+    assert!(why.still.is_empty(), "{:?}", why.still);
+    let lines = why.lines.clone();
     let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
     let attempt = segments[1].records[2].0;
     assert_eq!(
@@ -419,7 +421,7 @@ fn the_timeline_of_a_message_leads_from_its_arrival_to_the_record_of_its_reply()
             "to be written into s1 as m1",
             "row written, seq 2",
             "accepted: its sender may forget it",
-            "a container is to be started; destinations are written first",
+            "woken: due, slot 1 of 16; destinations are written first",
             "queued, due now",
             "destinations written",
             &format!("start of attempt {attempt} asked for"),
@@ -437,8 +439,11 @@ fn the_timeline_of_a_message_leads_from_its_arrival_to_the_record_of_its_reply()
         "{lines:#?}"
     );
     assert!(lines.windows(2).all(|pair| pair[1].at.0 - pair[0].at.0 == pair[1].since_previous));
-    let Ok(by_row) = timeline_source(&mut Memory(segments), "m1:main");
-    assert_eq!(by_row, lines);
+    let session = "s1".to_owned();
+    for subject in [Subject::Id("m1:main".into()), Subject::Seq { session, seq: 2 }] {
+        let Ok(same) = why_source(&mut Memory(segments.clone()), &subject);
+        assert_eq!(same, why, "{subject:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! `lamplighter replay`, `why` and `state`: what a journal tells when it is folded through the machine. They need no
+//! daemon and change nothing.
+
+use std::fmt::Debug;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::args::{ReplayArgs, StateArgs, WhyArgs};
+use super::error::{CommandError, code};
+use crate::base::RecordNo;
+use crate::host::folder::DataFolder;
+use crate::host::operator::find_session;
+use crate::machine::state::State;
+use crate::replay::report::Report;
+use crate::replay::{self, StateError, Subject};
+
+/// `replay`
+///
+/// # Errors
+/// When a journal cannot be read, or diverges.
+pub fn replay(args: &ReplayArgs) -> Result<(), CommandError> {
+    let out = &mut io::stdout().lock();
+    let mut clean = true;
+    for path in &args.paths {
+        let report = replay::verify(path)?;
+        clean &= report.is_clean();
+        if args.json {
+            writeln!(out, "{}", report_json(path, &report))?;
+            continue;
+        }
+        if args.paths.len() > 1 {
+            writeln!(out, "{}", path.display())?;
+        }
+        writeln!(out, "{report}")?;
+    }
+    if clean { Ok(()) } else { Err(CommandError::silent(code::FAILURE)) }
+}
+
+fn report_json(path: &Path, report: &Report) -> Value {
+    let divergence = report.divergence.as_ref().map(|it| {
+        json!({"record": it.record.to_string(), "at_us": it.at.0, "session": it.session.map(|s| s.to_string()),
+               "input": it.input, "field": it.field, "recorded": it.expected, "replayed": it.actual,
+               "class": it.class.to_string()})
+    });
+    json!({"path": path, "segments": report.segments, "records": report.records, "gaps": report.gaps,
+           "foreign_digests": report.foreign_digests, "tail": report.tail, "divergence": divergence})
+}
+
+/// `why`, and `message show`
+///
+/// # Errors
+/// When the journal cannot be read, or does not know the message.
+pub fn why(data: &Path, args: &WhyArgs) -> Result<(), CommandError> {
+    let journal = match &args.journal {
+        Some(path) => path.clone(),
+        None => DataFolder::open(data)?.journal(),
+    };
+    let message = &args.message;
+    let subject = match &args.session {
+        None => Subject::Id(message.clone()),
+        Some(session) => {
+            let seq = message.parse().map_err(|_| {
+                let hint =
+                    "with --session, MESSAGE is the number of its row in the session (messages_in.seq)";
+                CommandError::new(code::USAGE, format!("{message:?} is no number"), hint)
+            })?;
+            Subject::Seq { session: session.clone(), seq }
+        }
+    };
+    let found = replay::why(&journal, &subject)?;
+    if found.lines.is_empty() {
+        let text = format!("the journal knows no inbound message {message:?}");
+        let hint =
+            "the chat client prints ids with --json; messages of dropped segments are not known any more";
+        return Err(CommandError::new(code::FAILURE, text, hint));
+    }
+    let out = &mut io::stdout().lock();
+    found.lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    if found.still.is_empty() {
+        writeln!(out, "over: nothing is open")?;
+    }
+    found.still.iter().try_for_each(|line| writeln!(out, "now: {line}")).map_err(CommandError::from)
+}
+
+/// `state`
+///
+/// # Errors
+/// When the journal cannot be read or does not replay up to there, or the session is unknown.
+pub fn state(args: &StateArgs) -> Result<(), CommandError> {
+    let at: Option<RecordNo> = match &args.at {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|error| {
+            CommandError::new(code::USAGE, error, "`lamplighter journal tail` shows the numbers of records")
+        })?),
+    };
+    let machine = replay::state_at(&args.path, at).map_err(|error| match error {
+        StateError::Replay(error) => error.into(),
+        StateError::Diverged(_) => CommandError::new(
+            code::FAILURE,
+            error,
+            "ask for an earlier record, or use the build that recorded it",
+        ),
+        StateError::NoSnapshot => CommandError::new(code::IO, error, "name a whole segment"),
+    })?;
+    let state = machine.state();
+    let out = &mut io::stdout().lock();
+    let core = state.core();
+    writeln!(out, "before record {} at {}", core.record, core.at)?;
+    match &args.session {
+        Some(session) => print_session(out, state, session),
+        None => print_all(out, state),
+    }
+}
+
+fn print(out: &mut impl Write, name: &str, value: &impl Debug) -> Result<(), CommandError> {
+    Ok(writeln!(out, "{name}: {value:#?}")?)
+}
+
+fn print_all(out: &mut impl Write, state: &State) -> Result<(), CommandError> {
+    print(out, "core", state.core())?;
+    print(out, "policy", state.policy())?;
+    print(out, "directory", state.directory())?;
+    print(out, "waiting for a slot", state.queue())?;
+    state.sessions().iter().try_for_each(|(no, it)| print(out, &format!("session {no}"), it))?;
+    state.inbounds().iter().try_for_each(|(no, it)| print(out, &format!("inbound {no}"), it))?;
+    state.outbounds().iter().try_for_each(|(no, it)| print(out, &format!("outbound {no}"), it))?;
+    state.destinations().iter().try_for_each(|(no, it)| print(out, &format!("destination {no}"), it))?;
+    state.effects().iter().try_for_each(|(id, it)| print(out, &format!("effect {id}"), it))?;
+    state.timers().iter().try_for_each(|(key, at)| Ok(writeln!(out, "timer {key:?}: {at}")?))
+}
+
+fn print_session(out: &mut impl Write, state: &State, session: &str) -> Result<(), CommandError> {
+    let no = find_session(state, session).map_err(|why| CommandError::new(code::FAILURE, why, ""))?;
+    if let Some(it) = state.session(no) {
+        print(out, &format!("session {no}"), it)?;
+        let inbox = it.inbox.iter().filter_map(|no| Some((no, state.inbound(*no)?)));
+        inbox.into_iter().try_for_each(|(no, it)| print(out, &format!("inbound {no}"), it))?;
+        let outbox = it.outbox.iter().filter_map(|no| Some((no, state.outbound(*no)?)));
+        outbox.into_iter().try_for_each(|(no, it)| print(out, &format!("outbound {no}"), it))?;
+    }
+    let own = state.destinations().iter().filter(|(_, it)| it.session == no);
+    own.into_iter().try_for_each(|(no, it)| print(out, &format!("destination {no}"), it))
+}
