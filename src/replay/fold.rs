@@ -7,11 +7,13 @@
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::path;
 use super::report::{Class, Divergence, Report, bounded, component_name};
 use crate::base::{At, EffectId, RecordNo, SessionNo};
 use crate::journal::record::{DIGEST_SCHEMA, Outcome, Record, RecordError, decode_record};
 use crate::journal::wire::digest::Digests;
 use crate::journal::wire::snapshot::SnapshotReader;
+use crate::machine::effect::Effect;
 use crate::machine::input::{Ask, Input};
 use crate::machine::state::{ComponentId, Owner, State};
 use crate::machine::{Machine, Turn, invariants};
@@ -274,8 +276,7 @@ impl Fold {
             return Some(place.differs("at", &format!("{:?}", place.at), &format!("{:?}", turn.at), class));
         }
         if let Some((index, expected, actual)) = first_difference(&recorded.effects, &turn.effects) {
-            let (expected, actual) = (or_none(expected), or_none(actual));
-            return Some(place.differs(&format!("effects[{index}]"), &expected, &actual, Class::CodeChanged));
+            return Some(effect_difference(place, index, expected, actual));
         }
         if self.segment.digest_schema != DIGEST_SCHEMA {
             return None;
@@ -362,8 +363,25 @@ impl Fold {
     }
 }
 
+fn effect_difference(
+    place: &Place,
+    index: usize,
+    expected: Option<&Effect>,
+    actual: Option<&Effect>,
+) -> Box<Divergence> {
+    let field = format!("effects[{index}]");
+    if let (Some(expected), Some(actual)) = (expected, actual)
+        && let Some(found) = path::first_difference(expected, actual)
+        && !found.path.is_empty()
+    {
+        let field = format!("{field}({}){}", expected.name(), found.path);
+        return place.differs(&field, &found.expected, &found.actual, Class::CodeChanged);
+    }
+    place.differs(&field, &or_none(expected), &or_none(actual), Class::CodeChanged)
+}
+
 struct Recorded {
-    effects: Vec<crate::machine::effect::Effect>,
+    effects: Vec<Effect>,
     touched: Vec<(ComponentId, u64)>,
     root: u64,
 }

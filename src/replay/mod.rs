@@ -8,6 +8,7 @@
 //! Invariant: memory is bounded by one state and one frame, however long the journal is.
 
 pub mod fold;
+pub mod path;
 pub mod report;
 pub mod segments;
 pub mod timeline;

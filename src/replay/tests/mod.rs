@@ -223,9 +223,10 @@ fn a_changed_effect_is_named_with_its_record_and_place() {
     });
     let report = verify(&segments);
     let found = report.divergence.unwrap();
-    assert_eq!((found.record, found.field.as_str()), (segments[1].records[index].0, "effects[1]"));
+    let record = segments[1].records[index].0;
+    assert_eq!((found.record, found.field.as_str()), (record, "effects[1](write-inbound).trigger"));
     assert_eq!((found.input, found.class), ("message-arrived", Class::CodeChanged));
-    assert!(found.expected.contains("trigger: false") && found.actual.contains("trigger: true"), "{found}");
+    assert_eq!((found.expected.as_str(), found.actual.as_str()), ("false", "true"), "{found}");
 }
 
 #[test]
