@@ -5,6 +5,7 @@
 //!
 //! Invariant: a file is only ever appended to, and cut at its end; what was durable is never changed.
 
+pub mod body;
 pub mod boot;
 pub mod check;
 pub mod frame;

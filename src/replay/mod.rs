@@ -13,6 +13,7 @@ pub mod report;
 pub mod segments;
 pub mod timeline;
 pub mod waits;
+pub mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -135,6 +136,8 @@ pub enum Piece<'a> {
     Segment(SegmentFacts),
     /// A part of its snapshot.
     Snapshot(&'a [u8]),
+    /// The body of a text's frame ([`journal::body`](crate::journal::body)).
+    Body(&'a [u8]),
     /// The body of a record's frame.
     Record(RecordNo, &'a [u8]),
     /// A frame that is not whole although what follows it, or its place, says that it was durable.
@@ -190,6 +193,7 @@ fn advance(fold: &mut Fold, piece: Piece<'_>) -> Result<(), Box<Divergence>> {
             let record = fold.read(number, body)?;
             fold.apply(record).divergence.map_or(Ok(()), Err)
         }
+        Piece::Body(_) => Ok(()),
         Piece::Damaged { after, why } => Err(damaged(fold, after, why)),
         Piece::Tail(what) => {
             fold.note_tail(what.to_owned());

@@ -174,7 +174,9 @@ fn read_segment(
                     take(Piece::Record(frame.number, frame.body))
                 }
                 Kind::Snapshot => take(Piece::Snapshot(frame.body)),
-                Kind::SnapshotEnd | Kind::Body => ControlFlow::Continue(()),
+                Kind::Body if until.is_some_and(|until| frame.number >= until) => break,
+                Kind::Body => take(Piece::Body(frame.body)),
+                Kind::SnapshotEnd => ControlFlow::Continue(()),
             },
             Err(SegmentError::Damaged { path, offset, after, bad }) => {
                 let beyond = synced_beyond(&path, offset)
