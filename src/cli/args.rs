@@ -242,7 +242,8 @@ pub enum MessageCommand {
 /// `why`
 #[derive(Args, Debug)]
 pub struct WhyArgs {
-    /// Its id, as the chat client or status shows it; with --session, its number there.
+    /// Its id, as the chat client or status shows it, or a piece of its text or of a reply's; with --session, its
+    /// number there.
     pub message: String,
     /// The session in which MESSAGE is a number: its name, group/name, or number.
     #[arg(long, value_name = "SESSION")]

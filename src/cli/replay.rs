@@ -14,7 +14,12 @@ use crate::host::folder::DataFolder;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
 use crate::replay::report::Report;
-use crate::replay::{self, StateError, Subject};
+use crate::replay::{self, Mention, StateError, Subject};
+
+/// Messages listed when a piece of text is found in several; the newest ones.
+const MENTIONS_MAX: usize = 20;
+/// Characters of a text in that list.
+const MENTION_SHOWN: usize = 60;
 
 /// `replay`
 ///
@@ -69,11 +74,20 @@ pub fn why(data: &Path, args: &WhyArgs) -> Result<(), CommandError> {
             Subject::Seq { session: session.clone(), seq }
         }
     };
-    let found = replay::why(&journal, &subject)?;
+    let mut found = replay::why(&journal, &subject)?;
+    if found.lines.is_empty() && args.session.is_none() {
+        // It is no id that the journal knows: it may be a piece of a text.
+        let mentions = replay::mentions(&journal, message, MENTIONS_MAX)?;
+        match &mentions[..] {
+            [] => {}
+            [one] => found = replay::why(&journal, &Subject::Id(one.id.clone()))?,
+            several => return Err(ambiguous(message, several)),
+        }
+    }
     if found.lines.is_empty() {
         let text = format!("the journal knows no inbound message {message:?}");
-        let hint =
-            "the chat client prints ids with --json; messages of dropped segments are not known any more";
+        let hint = "the chat client prints ids with --json; a piece of text finds messages whose text is in the \
+                    journal; messages of dropped segments are not known any more";
         return Err(CommandError::new(code::FAILURE, text, hint));
     }
     let out = &mut io::stdout().lock();
@@ -82,6 +96,19 @@ pub fn why(data: &Path, args: &WhyArgs) -> Result<(), CommandError> {
         writeln!(out, "over: nothing is open")?;
     }
     found.still.iter().try_for_each(|line| writeln!(out, "now: {line}")).map_err(CommandError::from)
+}
+
+fn ambiguous(piece: &str, several: &[Mention]) -> CommandError {
+    let list: Vec<String> = several
+        .iter()
+        .map(|it| {
+            let text: String = it.text.chars().take(MENTION_SHOWN).collect();
+            format!("\n  {} {:<9} {}  {text:?}", it.at, it.record.to_string(), it.id)
+        })
+        .collect();
+    let text =
+        format!("{piece:?} is no id, and the text of these messages or of their replies:{}", list.concat());
+    CommandError::new(code::FAILURE, text, "name one of them by its id")
 }
 
 /// `state`

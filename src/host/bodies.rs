@@ -30,6 +30,11 @@ impl Bodies {
         self.arrived.insert((channel.to_owned(), receipt), body);
     }
 
+    /// An arrival's content, while it waits for its row.
+    pub fn waiting(&self, channel: &str, receipt: u64) -> Option<&str> {
+        self.arrived.get(&(channel.to_owned(), receipt)).map(|body| body.content.as_str())
+    }
+
     /// Takes an arrival's text.
     pub fn take_arrived(&mut self, channel: &str, receipt: u64) -> Option<ArrivedBody> {
         self.arrived.remove(&(channel.to_owned(), receipt))

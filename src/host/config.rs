@@ -81,6 +81,18 @@ pub struct JournalConfig {
     pub sync: SyncMode,
     /// A new segment is begun when one has so many bytes.
     pub segment_bytes: u64,
+    /// Which texts of messages are kept beside the decisions about them.
+    pub bodies: BodiesKept,
+}
+
+/// Which texts of messages the journal keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BodiesKept {
+    /// All up to [`journal::body::TEXT_MAX`](crate::journal::body::TEXT_MAX).
+    Full,
+    /// None: `why` cannot be asked by text, and pictures show none.
+    None,
 }
 
 /// How hard the journal tries to survive a power cut.
@@ -258,7 +270,7 @@ impl fmt::Display for Span {
 
 impl Default for JournalConfig {
     fn default() -> Self {
-        Self { sync: SyncMode::Group, segment_bytes: 64 << 20 }
+        Self { sync: SyncMode::Group, segment_bytes: 64 << 20, bodies: BodiesKept::Full }
     }
 }
 

@@ -20,6 +20,7 @@ use super::control::Request;
 use super::event::Event;
 use super::facts;
 use super::perform::{Performer, plan};
+use super::texts::Texts;
 use super::unchanged::Unchanged;
 use super::{operator, status};
 use crate::base::{At, Clock, EffectId, RecordNo, SessionNo};
@@ -84,6 +85,7 @@ pub struct Daemon {
     held: VecDeque<(EffectId, Effect)>,
     /// Sessions with more rows than were read.
     more: BTreeSet<SessionNo>,
+    texts: Texts,
     started: Instant,
     stopping: Option<Instant>,
 }
@@ -116,6 +118,7 @@ impl Daemon {
     /// Puts the daemon together.
     pub fn new(parts: Parts) -> Self {
         let at_offset = parts.at.0 - parts.clock.monotonic_micros();
+        let texts = Texts::new(parts.config.journal.bodies);
         Self {
             machine: parts.machine,
             recorder: parts.recorder,
@@ -126,6 +129,7 @@ impl Daemon {
             config: parts.config,
             log: parts.log,
             build: parts.build,
+            texts,
             at_offset,
             held: VecDeque::new(),
             more: BTreeSet::new(),
@@ -224,6 +228,8 @@ impl Daemon {
                 self.note_more(*session, reading);
             }
             self.recorder.note(&self.machine, at, &input);
+            let number = self.machine.state().core().record;
+            self.texts.encode(&self.performer.bodies, number, &input, &mut frames);
             let machine = &mut self.machine;
             let Ok(turn) = catch_unwind(AssertUnwindSafe(|| machine.step(at, input))) else {
                 return Err(self.panicked(frames, synced));

@@ -43,6 +43,12 @@ pub fn of_content(content: &str, seed: u64) -> TextFacts {
     TextFacts { attachments: u16::try_from(attachments).unwrap_or(u16::MAX), ..of_text(text, seed) }
 }
 
+/// The text in an arrival's content, which its facts speak of.
+pub fn text_of(content: &str) -> String {
+    let json: Value = serde_json::from_str(content).unwrap_or(Value::Null);
+    json.get("text").and_then(Value::as_str).unwrap_or("").to_owned()
+}
+
 /// One row of messages_out without its text.
 pub fn of_row(row: &Row, seed: u64) -> OutRow {
     match row {

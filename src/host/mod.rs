@@ -17,5 +17,6 @@ pub mod operator;
 pub mod perform;
 pub mod startup;
 pub mod status;
+pub mod texts;
 pub mod unchanged;
 pub mod words;

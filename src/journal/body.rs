@@ -7,6 +7,8 @@
 //! The digest is the one that the input after it names: xxh3-64 seeded with the installation's number, of an inbound
 //! message's text or of an outbound row's content. The frame's number is that of the record that brings the text.
 
+use std::borrow::Cow;
+
 use super::record::BODY_MAX;
 
 /// The longest text that is kept, in bytes. A longer one stands in its session folder alone.
@@ -40,6 +42,18 @@ pub fn decode(body: &[u8]) -> Option<Text<'_>> {
     Some(Text { digest: u64::from_le_bytes(*digest), text: std::str::from_utf8(text).ok()? })
 }
 
+/// What a text says: an inbound message's text is kept as it is, an outbound row's as its whole content, JSON, whose
+/// text this gives (contract 11).
+pub fn said(text: &str) -> Cow<'_, str> {
+    match text.starts_with('{').then(|| serde_json::from_str::<serde_json::Value>(text)) {
+        Some(Ok(content)) => match content.get("text").and_then(serde_json::Value::as_str) {
+            Some(said) => Cow::Owned(said.to_owned()),
+            None => Cow::Borrowed(text),
+        },
+        _ => Cow::Borrowed(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +68,12 @@ mod tests {
         out.push(0xff);
         assert_eq!(decode(&out), None);
         assert!(!encode(Text { digest: 7, text: &"x".repeat(TEXT_MAX + 1) }, &mut out));
+    }
+
+    #[test]
+    fn a_row_says_its_text_and_a_message_itself() {
+        assert_eq!(said(r#"{"text":"hi","files":[]}"#), "hi");
+        assert_eq!(said(r#"{"action":"react"}"#), r#"{"action":"react"}"#);
+        assert_eq!(said("{ not json"), "{ not json");
     }
 }

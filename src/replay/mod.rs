@@ -18,19 +18,21 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::base::{At, RecordNo, SessionName, SessionNo, Wall};
-use crate::journal::record::Record;
+use crate::journal::body::said;
 use crate::journal::wire::digest::Digests;
 use crate::machine::Machine;
-use crate::machine::input::Input;
+use crate::machine::input::{Input, Reading};
 use crate::machine::state::State;
 use fold::{Fold, SegmentFacts};
 use report::{Class, Divergence, Report, bounded};
 use segments::{ReplayError, Segments};
 use timeline::{Line, Tracer};
+use walk::{Step, Stop, fold_source, walk, walk_source};
 
 /// Replays a segment, or all segments of a journal folder, and reports what it found, up to the first
 /// divergence.
@@ -336,9 +338,14 @@ pub fn why_source<S: Source>(source: &mut S, subject: &Subject) -> Result<Why, S
     };
     let Some(id) = id else { return Ok(Why::default()) };
     let mut tracer = Tracer::new(id);
-    let fold = each_record(source, |fold, record| match record {
-        Some(record) => tracer.record(fold, record),
-        None => tracer.snapshot(fold),
+    let fold = fold_source(source, |stop| {
+        match stop {
+            Stop::Snapshot(state) => tracer.snapshot(state),
+            Stop::Text(text) => tracer.text(text),
+            Stop::Step(step) => tracer.step(&step),
+            Stop::End(_) => {}
+        }
+        ControlFlow::Continue(())
     })?;
     let still = tracer.still(fold.machine().state());
     Ok(Why { lines: tracer.into_lines(), still })
@@ -357,41 +364,83 @@ fn id_of_seq<S: Source>(source: &mut S, session: &str, seq: i64) -> Result<Optio
             }
         }
     };
-    each_record(source, |fold, record| {
-        let told = match &record {
+    walk_source(source, |stop| {
+        match stop {
+            Stop::Snapshot(state) => find(state),
             // What a row's seq is comes to be known in one of these.
-            Some(record) => matches!(record.input, Input::InboundWritten { .. } | Input::SessionFound(_)),
-            None => true,
-        };
-        if let Some(record) = record {
-            let _ = fold.apply(record);
+            Stop::Step(Step {
+                input: Input::InboundWritten { .. } | Input::SessionFound(_), state, ..
+            }) => find(state),
+            Stop::Step(_) | Stop::Text(_) | Stop::End(_) => {}
         }
-        if told {
-            find(fold.machine().state());
-        }
+        ControlFlow::Continue(())
     })?;
     Ok(found)
 }
 
-/// Gives each record to `take`, which applies it, and each whole snapshot as none; as far as the source can be read.
-fn each_record<S: Source>(
-    source: &mut S,
-    mut take: impl FnMut(&mut Fold, Option<Record>),
-) -> Result<Fold, S::Error> {
-    let mut fold = Fold::default();
-    source.read(&mut |piece| {
-        let Piece::Record(number, body) = piece else {
-            let going = advance(&mut fold, piece).is_ok();
-            if going && matches!(piece, Piece::Snapshot(_)) && fold.has_started() {
-                take(&mut fold, None);
+/// A message whose text, or a reply to which, holds a piece of text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mention {
+    /// The record that brings the text.
+    pub record: RecordNo,
+    /// When.
+    pub at: At,
+    /// The inbound message's id, as [`Subject::Id`] takes it.
+    pub id: String,
+    /// What the text says.
+    pub text: String,
+}
+
+/// The inbound messages whose text, or a reply to which, holds `piece`, the newest `most` of them. A message without
+/// its text in the journal is not found, nor is a reply that names no message.
+///
+/// # Errors
+/// When there is no segment, or one cannot be read.
+pub fn mentions(path: &Path, piece: &str, most: usize) -> Result<Vec<Mention>, ReplayError> {
+    let mut found: Vec<Mention> = Vec::new();
+    let mut texts: BTreeMap<u64, String> = BTreeMap::new();
+    walk(path, |stop| {
+        match stop {
+            Stop::Text(text) => {
+                let said = said(text.text);
+                if said.contains(piece) {
+                    texts.insert(text.digest, said.into_owned());
+                }
             }
-            return if going { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-        };
-        match fold.read(number, body) {
-            Ok(record) => take(&mut fold, Some(record)),
-            Err(_) => return ControlFlow::Break(()),
+            Stop::Step(step) => {
+                for (id, digest) in named_texts(step.input) {
+                    let Some(text) = texts.remove(&digest) else { continue };
+                    if let Some(id) = id {
+                        found.retain(|it| !is_same(&it.id, &id));
+                        found.push(Mention { record: step.record, at: step.at, id, text });
+                    }
+                }
+                if found.len() > most {
+                    found.drain(..found.len() - most);
+                }
+                texts.clear();
+            }
+            Stop::Snapshot(_) | Stop::End(_) => {}
         }
-        if fold.is_broken() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        ControlFlow::Continue(())
     })?;
-    Ok(fold)
+    Ok(found)
+}
+
+/// Whether two ids are one message's: as the platform has it, and as its row has it with the agent group behind.
+fn is_same(a: &str, b: &str) -> bool {
+    let (long, short) = if a.len() > b.len() { (a, b) } else { (b, a) };
+    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
+/// The digests of the texts that an input brings, with the inbound message that each is about.
+fn named_texts(input: &Input) -> Vec<(Option<String>, u64)> {
+    match input {
+        Input::MessageArrived(it) => vec![(Some(it.message_id.clone()), it.facts.digest)],
+        Input::OutboundRead { reading: Reading::Rows(rows), .. }
+        | Input::Looked { reading: Reading::Rows(rows), .. } => {
+            rows.rows.iter().map(|row| (row.in_reply_to.clone(), row.digest)).collect()
+        }
+        _ => Vec::new(),
+    }
 }

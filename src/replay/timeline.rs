@@ -8,11 +8,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::fold::Fold;
 use super::waits::{self, Waits};
+use super::walk::Step;
 use crate::base::{At, Attempt, EffectId, MessageNo, RecordNo, SessionNo};
-use crate::journal::record::Record;
-use crate::machine::Turn;
+use crate::journal::body::{Text, said};
 use crate::machine::effect::{Body, Effect, InboundChange, Notice, Outcome, Payload};
 use crate::machine::input::{Arrival, Exit, Input, OutRow, Reading, Rows, SessionFound};
 use crate::machine::state::{Hold, InState, Inbound, OutState, Phase, State, Wait};
@@ -35,6 +34,19 @@ impl fmt::Display for Line {
         let since = format!("+{}.{:03} ms", self.since_previous / 1_000, self.since_previous % 1_000);
         write!(f, "{} {since:>14}  {:<9} {}", self.at, self.record.to_string(), self.text)
     }
+}
+
+/// Characters of a text that a line shows.
+const TEXT_SHOWN: usize = 60;
+
+/// The beginning of a text: of an outbound row's content, which is JSON, what it says.
+fn shortened(text: &str) -> String {
+    let said = said(text);
+    let mut start: String = said.chars().take(TEXT_SHOWN).collect();
+    if start.len() < said.len() {
+        start.push('…');
+    }
+    start
 }
 
 /// What an effect that is under way is to the message.
@@ -65,6 +77,8 @@ pub struct Tracer {
     waiting: BTreeMap<EffectId, Waiting>,
     /// What kept it from being worked on, and its replies from going, after the last record.
     kept_back: BTreeMap<String, String>,
+    /// The texts that the record at hand brings, by digest.
+    texts: BTreeMap<u64, String>,
     lines: Vec<Line>,
 }
 
@@ -82,6 +96,7 @@ impl Tracer {
             replies: Vec::new(),
             waiting: BTreeMap::new(),
             kept_back: BTreeMap::new(),
+            texts: BTreeMap::new(),
             lines: Vec::new(),
         }
     }
@@ -92,8 +107,7 @@ impl Tracer {
     }
 
     /// Takes up a message that a snapshot holds open already.
-    pub(super) fn snapshot(&mut self, fold: &Fold) {
-        let state = fold.machine().state();
+    pub(super) fn snapshot(&mut self, state: &State) {
         if self.message.is_some() {
             return;
         }
@@ -105,16 +119,23 @@ impl Tracer {
         }
     }
 
-    /// Steps one record and writes down what it says about the message.
-    pub(super) fn record(&mut self, fold: &mut Fold, record: Record) {
-        let (number, at) = (record.number, record.at);
-        self.input(number, at, &record.input);
-        if let Some(turn) = fold.apply(record).turn {
-            let state = fold.machine().state();
-            self.turn(&turn, state);
-            self.follow(number, at, state);
-            self.keep_back(number, at, state);
-        }
+    /// Notes a text that the next record brings.
+    pub(super) fn text(&mut self, text: Text<'_>) {
+        self.texts.insert(text.digest, shortened(text.text));
+    }
+
+    /// Writes down what one record says about the message.
+    pub(super) fn step(&mut self, step: &Step<'_>) {
+        self.input(step.record, step.at, step.input);
+        self.effects(step);
+        self.follow(step.record, step.at, step.state);
+        self.keep_back(step.record, step.at, step.state);
+        self.texts.clear();
+    }
+
+    /// The text of a digest as the end of a line, if the journal has it.
+    fn quoted(&self, digest: u64) -> String {
+        self.texts.get(&digest).map(|text| format!(": {text:?}")).unwrap_or_default()
     }
 
     fn line(&mut self, record: RecordNo, at: At, text: impl Into<String>) {
@@ -226,11 +247,9 @@ impl Tracer {
             return;
         }
         self.receipt = Some((it.channel.clone(), it.receipt));
-        self.line(
-            record,
-            at,
-            format!("arrived on {} from {}, {} bytes", it.channel, it.chat, it.facts.bytes),
-        );
+        let text = self.quoted(it.facts.digest);
+        let text = format!("arrived on {} from {}, {} bytes{text}", it.channel, it.chat, it.facts.bytes);
+        self.line(record, at, text);
     }
 
     fn found(&mut self, record: RecordNo, at: At, it: &SessionFound) {
@@ -244,7 +263,8 @@ impl Tracer {
         for row in &rows.rows {
             if self.is_reply(row) && !self.replies.contains(&row.id) {
                 self.replies.push(row.id.clone());
-                self.line(record, at, format!("reply {} read from outbound.db", row.id));
+                let text = self.quoted(row.digest);
+                self.line(record, at, format!("reply {} read from outbound.db{text}", row.id));
             }
         }
     }
@@ -258,9 +278,9 @@ impl Tracer {
     }
 
     /// What the step asked for.
-    fn turn(&mut self, turn: &Turn, state: &State) {
-        let (record, at) = (turn.record, turn.at);
-        for (id, effect) in turn.effects() {
+    fn effects(&mut self, step: &Step<'_>) {
+        let (record, at, state) = (step.record, step.at, step.state);
+        for (id, effect) in step.effects() {
             match effect {
                 Effect::WriteInbound { message, session, id: row, body, .. } => {
                     self.written(id, *message, *session, row, body);

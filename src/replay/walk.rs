@@ -72,8 +72,16 @@ pub fn walk(path: &Path, take: impl FnMut(Stop<'_>) -> ControlFlow<()>) -> Resul
 /// When the source cannot be read.
 pub fn walk_source<S: Source>(
     source: &mut S,
-    mut take: impl FnMut(Stop<'_>) -> ControlFlow<()>,
+    take: impl FnMut(Stop<'_>) -> ControlFlow<()>,
 ) -> Result<(), S::Error> {
+    fold_source(source, take).map(|_| ())
+}
+
+/// As [`walk_source`]; gives the fold as the walk left it.
+pub(super) fn fold_source<S: Source>(
+    source: &mut S,
+    mut take: impl FnMut(Stop<'_>) -> ControlFlow<()>,
+) -> Result<Fold, S::Error> {
     let mut fold = Fold::default();
     source.read(&mut |piece| match piece {
         Piece::Record(number, bytes) => step(&mut fold, number, bytes, &mut take),
@@ -96,7 +104,8 @@ pub fn walk_source<S: Source>(
                 }
             }
         }
-    })
+    })?;
+    Ok(fold)
 }
 
 fn step(

@@ -53,6 +53,45 @@ fn the_way_of_a_message_is_told_from_arrival_to_receipt() {
 }
 
 #[test]
+fn a_message_is_found_by_its_text_unless_texts_are_not_kept() {
+    let mut daemon = Daemon::start(&mock("{ pattern = \".\", reply = \"the answer is blue\" }", ""));
+    let mut client = daemon.client("main");
+    for (id, said) in [("m1", "which colour is the sky"), ("m2", "and the sea")] {
+        client.say(id, said).unwrap();
+        client.upto("settled", id);
+    }
+    drop(client);
+    daemon.stop();
+    assert_eq!(daemon.ok(&["why", "colour is"]), daemon.ok(&["why", "m1"]));
+    assert!(daemon.ok(&["why", "m2"]).contains("\"the answer is blue\""), "{}", daemon.ok(&["why", "m2"]));
+    let both = daemon.run(&["why", "is blue"]);
+    let error = String::from_utf8(both.stderr).unwrap();
+    assert_eq!(both.status.code(), Some(1), "{error}");
+    assert!(error.contains(" m1") && error.contains(" m2"), "{error}");
+
+    let mut silent = Daemon::start(&mock(
+        "{ pattern = \".\", reply = \"the answer is blue\" }",
+        "[journal]\nbodies = \"none\"\n",
+    ));
+    let mut client = silent.client("main");
+    client.say("m1", "which colour is the sky").unwrap();
+    client.upto("settled", "m1");
+    drop(client);
+    silent.stop();
+    assert_eq!(silent.run(&["why", "colour is"]).status.code(), Some(1));
+    for segment in fs::read_dir(silent.data().join("journal")).unwrap() {
+        let path = segment.unwrap().path();
+        if path.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            for word in ["colour", "s blue"] {
+                assert!(!bytes.windows(6).any(|it| it == word.as_bytes()), "{word} in {}", path.display());
+            }
+        }
+    }
+    silent.replays();
+}
+
+#[test]
 fn after_a_clean_end_only_sessions_that_changed_are_opened() {
     let mut daemon = Daemon::start("");
     daemon.ok(&["chat", "--chat", "one", "hi"]);
