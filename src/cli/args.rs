@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::host::config::{Format, Level, RuntimeKind};
+use crate::host::config::{Format, Level, RuntimeKind, Span};
 
 /// What the build was told about itself, by the variable `LAMPLIGHTER_BUILD`.
 const BUILD_ID: &str = match option_env!("LAMPLIGHTER_BUILD") {
@@ -76,6 +76,14 @@ pub enum Command {
     Why(WhyArgs),
     /// Shows the state that the machine was in at a record.
     State(StateArgs),
+    /// Compares what this build decides with what is on record, before it is trusted with the data folder.
+    ///
+    /// Reads the installation's own journal and changes nothing. Exit code 1 when something would be decided
+    /// differently.
+    UpgradeCheck(UpgradeArgs),
+    /// Cuts fixtures out of a journal, and writes them anew after an intended change.
+    #[command(subcommand)]
+    Fixture(FixtureCommand),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -266,6 +274,77 @@ pub struct StateArgs {
     pub session: Option<String>,
 }
 
+/// `upgrade-check`
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// How far back: 7d, 36h, 90m; without it, everything that is there.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Span>,
+    /// A journal folder or a segment (*.ltj) to read instead of the data folder's own.
+    #[arg(long, value_name = "PATH")]
+    pub journal: Option<PathBuf>,
+    /// Differences that are shown one by one.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub show: usize,
+    /// Prints JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `fixture`
+#[derive(Subcommand, Debug)]
+pub enum FixtureCommand {
+    /// Cuts a fixture out of a journal, into a new folder.
+    ///
+    /// The folder gets segments that replay to the same decisions. Without --redact it also gets the databases of the
+    /// session, or of all, when they are read from the data folder's own journal.
+    Record(RecordArgs),
+    /// Writes fixtures anew with what this build decides, after showing what is different.
+    Accept(AcceptArgs),
+}
+
+/// `fixture record`
+#[derive(Args, Debug)]
+pub struct RecordArgs {
+    /// A folder that is not there yet, or is empty.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Keeps names and texts of this session alone: its name, group/name, or its number. Records of others stay, with
+    /// their names replaced, because sessions share slots and channels.
+    #[arg(long, value_name = "SESSION", conflicts_with = "all", required_unless_present = "all")]
+    pub session: Option<String>,
+    /// Keeps all sessions.
+    #[arg(long)]
+    pub all: bool,
+    /// The first record (boot.n); the journal's first without it.
+    #[arg(long, value_name = "RECORD")]
+    pub from: Option<String>,
+    /// The last record (boot.n); the journal's last without it.
+    #[arg(long, value_name = "RECORD")]
+    pub to: Option<String>,
+    /// Replaces every name, id and text, the same always by the same, and moves times by whole days: it can be given to
+    /// a stranger, who replays it to the same decisions.
+    #[arg(long)]
+    pub redact: bool,
+    /// Leaves out the texts of messages.
+    #[arg(long)]
+    pub no_bodies: bool,
+    /// A journal folder or a segment (*.ltj) to read instead of the data folder's own.
+    #[arg(long, value_name = "PATH")]
+    pub journal: Option<PathBuf>,
+}
+
+/// `fixture accept`
+#[derive(Args, Debug)]
+pub struct AcceptArgs {
+    /// Fixtures: segments (*.ltj) and folders of them.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Does not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// `journal`
 #[derive(Subcommand, Debug)]
 pub enum JournalCommand {
@@ -294,6 +373,9 @@ pub struct ReplayArgs {
     /// Segments (*.ltj) and journal folders; each is replayed by itself.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// How far back: 7d, 36h, 90m; from the newest segment that begins before it.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Span>,
     /// Prints JSON instead of text, one line for each path.
     #[arg(long)]
     pub json: bool,

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::args::{ReplayArgs, StateArgs, WhyArgs};
 use super::error::{CommandError, code};
+use super::upgrade::ago;
 use crate::base::RecordNo;
 use crate::host::folder::DataFolder;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
-use crate::replay::report::Report;
+use crate::replay::report::{Divergence, Report};
 use crate::replay::{self, Mention, StateError, Subject};
 
 /// Messages listed when a piece of text is found in several; the newest ones.
@@ -29,7 +30,10 @@ pub fn replay(args: &ReplayArgs) -> Result<(), CommandError> {
     let out = &mut io::stdout().lock();
     let mut clean = true;
     for path in &args.paths {
-        let report = replay::verify(path)?;
+        let report = match args.since {
+            Some(since) => replay::verify_since(path, ago(since))?,
+            None => replay::verify(path)?,
+        };
         clean &= report.is_clean();
         if args.json {
             writeln!(out, "{}", report_json(path, &report))?;
@@ -44,13 +48,15 @@ pub fn replay(args: &ReplayArgs) -> Result<(), CommandError> {
 }
 
 fn report_json(path: &Path, report: &Report) -> Value {
-    let divergence = report.divergence.as_ref().map(|it| {
-        json!({"record": it.record.to_string(), "at_us": it.at.0, "session": it.session.map(|s| s.to_string()),
-               "input": it.input, "field": it.field, "recorded": it.expected, "replayed": it.actual,
-               "class": it.class.to_string()})
-    });
+    let divergence = report.divergence.as_ref().map(divergence_json);
     json!({"path": path, "segments": report.segments, "records": report.records, "gaps": report.gaps,
            "foreign_digests": report.foreign_digests, "tail": report.tail, "divergence": divergence})
+}
+
+pub(super) fn divergence_json(it: &Divergence) -> Value {
+    json!({"record": it.record.to_string(), "at_us": it.at.0, "session": it.session.map(|s| s.to_string()),
+           "input": it.input, "field": it.field, "recorded": it.expected, "replayed": it.actual,
+           "class": it.class.to_string()})
 }
 
 /// `why`, and `message show`

@@ -27,15 +27,15 @@ use crate::base::{At, Clock, EffectId, RecordNo, SessionNo};
 use crate::channels::{Arrived, ChannelEvent, Fault};
 use crate::containers::{self, ContainerEvent};
 use crate::journal::frame::{self, Kind};
-use crate::journal::record::{DIGEST_SCHEMA, RECORD_SCHEMA, RecordError};
-use crate::journal::segment::{FORMAT, Header};
+use crate::journal::record::RecordError;
+use crate::journal::segment::Header;
 use crate::journal::wire::recorder::Recorder;
 use crate::journal::wire::snapshot::encode_snapshot;
 use crate::journal::writer::{Journal, JournalError};
+use crate::machine::Machine;
 use crate::machine::effect::Effect;
 use crate::machine::input::{Arrival, DeliveryFault, Exit, Input, Reading, Unreadable};
 use crate::machine::state::{ComponentId, Life, Phase};
-use crate::machine::{MACHINE_VERSION, Machine};
 use crate::reactor::{ReactorEvent, Signature, Warning};
 use crate::session::host_side::{self, Cause, Row};
 
@@ -339,7 +339,7 @@ impl Daemon {
 
     fn header(&self) -> Header {
         let first = self.machine.state().core().record;
-        header(self.performer.data.installation(), first, &self.build)
+        Header::new(self.performer.data.installation(), first, &self.build)
     }
 
     /// Turns one piece of news into inputs, or acts on it where it is none.
@@ -609,19 +609,5 @@ impl Daemon {
         }
         info!(log, "stopped");
         Ok(())
-    }
-}
-
-/// What a segment that begins with `first` says about itself.
-pub fn header(installation: u64, first: RecordNo, build: &str) -> Header {
-    Header {
-        format: FORMAT,
-        machine: MACHINE_VERSION,
-        record_schema: RECORD_SCHEMA,
-        digest_schema: DIGEST_SCHEMA,
-        installation,
-        boot: first.boot(),
-        first,
-        build: build.to_owned(),
     }
 }

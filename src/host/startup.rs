@@ -12,7 +12,7 @@ use slog::{Logger, info, warn};
 
 use super::config::{Config, RuntimeKind, SyncMode};
 use super::control::{ControlServer, Handler};
-use super::daemon::{Daemon, Ended, Parts, header};
+use super::daemon::{Daemon, Ended, Parts};
 use super::event::Event;
 use super::folder::{DataFolder, FolderError};
 use super::perform::{Performer, send};
@@ -25,6 +25,7 @@ use crate::containers::Containers;
 use crate::containers::process::Processes;
 use crate::journal::boot::{self, BootError};
 use crate::journal::recovery::{self, RecoverError};
+use crate::journal::segment::Header;
 use crate::journal::wire::digest::Digests;
 use crate::journal::wire::recorder::Recorder;
 use crate::journal::wire::snapshot::encode_snapshot;
@@ -163,7 +164,7 @@ pub fn start(
     let journal = Journal::begin(
         Arc::new(OsDisk),
         &data.journal(),
-        &header(data.installation(), first, &build),
+        &Header::new(data.installation(), first, &build),
         &encode_snapshot(machine.state(), recorder.root()),
         mode,
         Box::new(move |told| send(&synced, Event::Synced(told))),

@@ -2,11 +2,13 @@
 //! records.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Bad, Kind};
+use super::record::{BODY_MAX, DIGEST_SCHEMA, RECORD_SCHEMA};
 use crate::base::{BootNo, RecordNo};
+use crate::machine::MACHINE_VERSION;
 
 /// Begins every segment.
 const MAGIC: [u8; 4] = *b"LTJ1";
@@ -94,6 +96,20 @@ impl SegmentError {
 }
 
 impl Header {
+    /// Of a segment that this build writes.
+    pub fn new(installation: u64, first: RecordNo, build: &str) -> Self {
+        Self {
+            format: FORMAT,
+            machine: MACHINE_VERSION,
+            record_schema: RECORD_SCHEMA,
+            digest_schema: DIGEST_SCHEMA,
+            installation,
+            boot: first.boot(),
+            first,
+            build: build.to_owned(),
+        }
+    }
+
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
@@ -165,6 +181,60 @@ fn read_all(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<()>> {
         Ok(()) => Ok(Some(())),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// The bytes with which a segment begins: its header and the state before its first record.
+///
+/// # Errors
+/// When a part of the snapshot does not fit into a frame.
+pub fn beginning(header: &Header, snapshot: &[Vec<u8>]) -> io::Result<Vec<u8>> {
+    let mut bytes = header.encode();
+    for part in snapshot {
+        if part.len() > BODY_MAX {
+            return Err(io::Error::other("a part of the snapshot does not fit into a frame"));
+        }
+        frame::encode(Kind::Snapshot, header.first, part, &mut bytes);
+    }
+    frame::encode(Kind::SnapshotEnd, header.first, &[], &mut bytes);
+    Ok(bytes)
+}
+
+/// Writes a whole segment, one frame after the other, to a file of its own: a copy, not a journal that goes on.
+#[derive(Debug)]
+pub struct SegmentFile {
+    file: BufWriter<File>,
+    frame: Vec<u8>,
+}
+
+impl SegmentFile {
+    /// Begins it in a folder, under the name that its header asks for.
+    ///
+    /// # Errors
+    /// When there is one of that name, or it cannot be written.
+    pub fn create(folder: &Path, header: &Header, snapshot: &[Vec<u8>]) -> io::Result<Self> {
+        let file = File::create_new(folder.join(file_name(header.first)))?;
+        let mut file = BufWriter::new(file);
+        file.write_all(&beginning(header, snapshot)?)?;
+        Ok(Self { file, frame: Vec::new() })
+    }
+
+    /// Adds a frame.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append(&mut self, kind: Kind, number: RecordNo, body: &[u8]) -> io::Result<()> {
+        self.frame.clear();
+        frame::encode(kind, number, body, &mut self.frame);
+        self.file.write_all(&self.frame)
+    }
+
+    /// Ends it: it is on disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(self) -> io::Result<()> {
+        self.file.into_inner()?.sync_all()
     }
 }
 

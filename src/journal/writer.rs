@@ -27,7 +27,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::frame::{self, Kind};
-use super::record::BODY_MAX;
 use super::segment::{self, Header};
 use crate::base::{Disk, RecordNo};
 
@@ -136,14 +135,7 @@ fn create(disk: &dyn Disk, folder: &Path, header: &Header, snapshot: &[Vec<u8>])
         // A segment is never written over: boot numbers only rise, so this is another daemon's, or a mistake.
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a segment of this name"));
     }
-    let mut bytes = header.encode();
-    for part in snapshot {
-        if part.len() > BODY_MAX {
-            return Err(io::Error::other("a part of the snapshot does not fit into a frame"));
-        }
-        frame::encode(Kind::Snapshot, header.first, part, &mut bytes);
-    }
-    frame::encode(Kind::SnapshotEnd, header.first, &[], &mut bytes);
+    let bytes = segment::beginning(header, snapshot)?;
     let file = disk.create("JOURNAL:CREATE", &path)?;
     disk.write("JOURNAL:SNAPSHOT", &file, &bytes)?;
     disk.sync("JOURNAL:SNAPSHOT-SYNC", &file)?;

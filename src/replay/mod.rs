@@ -7,6 +7,8 @@
 //! Invariant: nothing is sent, started or written; effects are compared and dropped.
 //! Invariant: memory is bounded by one state and one frame, however long the journal is.
 
+pub mod compare;
+pub mod fixture;
 pub mod fold;
 pub mod path;
 pub mod report;
@@ -41,6 +43,14 @@ use walk::{Step, Stop, fold_source, walk, walk_source};
 /// When there is no segment, or one cannot be read.
 pub fn verify(path: &Path) -> Result<Report, ReplayError> {
     verify_source(&mut Segments::open(path)?)
+}
+
+/// As [`verify`], from the newest segment that begins at `since` or before it.
+///
+/// # Errors
+/// When there is no segment, or one cannot be read.
+pub fn verify_since(path: &Path, since: Wall) -> Result<Report, ReplayError> {
+    verify_source(&mut Segments::open(path)?.since(since)?)
 }
 
 /// The state in which the journal of a folder ends; none when there is no segment with a whole snapshot. The
@@ -343,7 +353,7 @@ pub fn why_source<S: Source>(source: &mut S, subject: &Subject) -> Result<Why, S
             Stop::Snapshot(state) => tracer.snapshot(state),
             Stop::Text(text) => tracer.text(text),
             Stop::Step(step) => tracer.step(&step),
-            Stop::End(_) => {}
+            Stop::Tail(_) | Stop::Damaged(_) => {}
         }
         ControlFlow::Continue(())
     })?;
@@ -371,7 +381,7 @@ fn id_of_seq<S: Source>(source: &mut S, session: &str, seq: i64) -> Result<Optio
             Stop::Step(Step {
                 input: Input::InboundWritten { .. } | Input::SessionFound(_), state, ..
             }) => find(state),
-            Stop::Step(_) | Stop::Text(_) | Stop::End(_) => {}
+            Stop::Step(_) | Stop::Text(_) | Stop::Tail(_) | Stop::Damaged(_) => {}
         }
         ControlFlow::Continue(())
     })?;
@@ -420,7 +430,7 @@ pub fn mentions(path: &Path, piece: &str, most: usize) -> Result<Vec<Mention>, R
                 }
                 texts.clear();
             }
-            Stop::Snapshot(_) | Stop::End(_) => {}
+            Stop::Snapshot(_) | Stop::Tail(_) | Stop::Damaged(_) => {}
         }
         ControlFlow::Continue(())
     })?;

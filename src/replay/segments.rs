@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use super::fold::SegmentFacts;
 use super::report::Divergence;
+use super::walk::{Stop, walk_source};
 use super::{Piece, Source};
-use crate::base::RecordNo;
+use crate::base::{RecordNo, Wall};
 use crate::journal::frame::{self, Kind, MAGIC};
 use crate::journal::record::synced_through;
 use crate::journal::segment::{self, SegmentError, SegmentReader};
@@ -93,6 +94,36 @@ impl Segments {
     pub fn newest_first(folder: &Path) -> Result<Vec<Self>, ReplayError> {
         let alone = |(index, path)| Self { paths: vec![path], newest: index == 0 };
         Ok(list(folder)?.into_iter().rev().enumerate().map(alone).collect())
+    }
+
+    /// Those from the newest one on whose snapshot is of `wall` or before; all when none is.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn since(self, wall: Wall) -> Result<Self, ReplayError> {
+        for from in (1..self.paths.len()).rev() {
+            let mut alone = Self { paths: vec![self.paths[from].clone()], newest: false };
+            let mut begins = None;
+            walk_source(&mut alone, |stop| {
+                if let Stop::Snapshot(state) = stop {
+                    begins = Some(state.wall());
+                }
+                ControlFlow::Break(())
+            })?;
+            if begins.is_some_and(|begins| begins <= wall) {
+                return Ok(Self { paths: self.paths[from..].to_vec(), newest: self.newest });
+            }
+        }
+        Ok(self)
+    }
+
+    /// The number of the installation that wrote the first of them.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn installation(&self) -> Result<u64, ReplayError> {
+        let Some(first) = self.paths.first() else { return Ok(0) };
+        Ok(SegmentReader::open(first)?.header().installation)
     }
 
     /// How much of the segments there is to read: the newest may have been begun and never switched to.

@@ -25,8 +25,10 @@ pub enum Stop<'a> {
     Text(Text<'a>),
     /// A record was stepped.
     Step(Step<'a>),
-    /// The journal is damaged here, or ends in a tail; the walk ends.
-    End(&'a str),
+    /// The journal ends in a tail that was never durable, as a crash leaves it; what it is, for people.
+    Tail(&'a str),
+    /// The journal cannot be walked on, for this reason.
+    Damaged(&'a str),
 }
 
 /// One record, stepped.
@@ -46,6 +48,8 @@ pub struct Step<'a> {
     pub touched: &'a BTreeSet<ComponentId>,
     /// The state afterwards.
     pub state: &'a State,
+    /// The machine panicked over the input, then and now: there are no effects, and the state before it stands.
+    pub panicked: bool,
     /// What this build decides differently from the record, if anything.
     pub divergence: Option<&'a Divergence>,
 }
@@ -90,7 +94,7 @@ pub(super) fn fold_source<S: Source>(
             None => ControlFlow::Continue(()),
         },
         Piece::Tail(what) => {
-            let _: ControlFlow<()> = take(Stop::End(what));
+            let _: ControlFlow<()> = take(Stop::Tail(what));
             ControlFlow::Break(())
         }
         Piece::Segment(_) | Piece::Snapshot(_) | Piece::Damaged { .. } => {
@@ -99,7 +103,7 @@ pub(super) fn fold_source<S: Source>(
                 (Piece::Snapshot(_), _) if fold.has_started() => take(Stop::Snapshot(fold.machine().state())),
                 (_, Ok(())) => ControlFlow::Continue(()),
                 (_, Err(found)) => {
-                    let _: ControlFlow<()> = take(Stop::End(&found.to_string()));
+                    let _: ControlFlow<()> = take(Stop::Damaged(&found.to_string()));
                     ControlFlow::Break(())
                 }
             }
@@ -117,7 +121,7 @@ fn step(
     let record = match fold.read(number, bytes) {
         Ok(record) => record,
         Err(found) => {
-            let _: ControlFlow<()> = take(Stop::End(&found.to_string()));
+            let _: ControlFlow<()> = take(Stop::Damaged(&found.to_string()));
             return ControlFlow::Break(());
         }
     };
@@ -127,7 +131,7 @@ fn step(
     let applied = fold.apply(record);
     if fold.is_broken() {
         let why = applied.divergence.map_or_else(String::new, |found| found.to_string());
-        let _: ControlFlow<()> = take(Stop::End(&why));
+        let _: ControlFlow<()> = take(Stop::Damaged(&why));
         return ControlFlow::Break(());
     }
     let state = fold.machine().state();
@@ -142,6 +146,7 @@ fn step(
         effects,
         touched,
         state,
+        panicked: applied.turn.is_none(),
         divergence: applied.divergence.as_deref(),
     }))
 }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod daemon;
+mod fixtures;
 mod foreign_runner;
 mod recorded;
 mod support;

@@ -50,9 +50,23 @@ pub trait Mirror: Clone + Sized {
     /// When the value is none that the machine can hold.
     fn from_wire(wire: Self::Wire<'_>) -> Result<Self, WireError>;
 
+    /// Gives every name, text and wall-clock time in it to `with`, in the order of the wire.
+    fn rewrite(&mut self, with: &mut dyn Rewrite);
+
     /// At least one value of every variant, and the extremes of every field.
     #[cfg(test)]
     fn samples() -> Vec<Self>;
+}
+
+/// What is done with the private parts of a value: a name or text that is added to a wire type reaches it without
+/// anybody thinking of it.
+pub trait Rewrite {
+    /// A name, an id or a text.
+    fn text(&mut self, text: &mut String);
+    /// The name of a session's folder.
+    fn session_name(&mut self, name: &mut SessionName);
+    /// A wall-clock time.
+    fn wall(&mut self, wall: &mut Wall);
 }
 
 /// Declares the wire form of a machine type. `struct` and `enum` take fields with the *machine's* types;
@@ -77,6 +91,11 @@ macro_rules! mirror {
             fn from_wire(wire: $wire<'_>) -> Result<Self, $crate::journal::wire::WireError> {
                 let $wire { $($field),* } = wire;
                 Ok(Self { $($field: $crate::journal::wire::Mirror::from_wire($field)?),* })
+            }
+
+            fn rewrite(&mut self, with: &mut dyn $crate::journal::wire::Rewrite) {
+                let Self { $($field),* } = self;
+                $($crate::journal::wire::Mirror::rewrite($field, with);)*
             }
 
             #[cfg(test)]
@@ -121,6 +140,16 @@ macro_rules! mirror {
                 })
             }
 
+            fn rewrite(&mut self, with: &mut dyn $crate::journal::wire::Rewrite) {
+                let _ = &with;
+                match self {
+                    $(Self::$variant $(( $($place),* ))? $({ $($field),* })? => {
+                        $( $($crate::journal::wire::Mirror::rewrite($place, with);)* )?
+                        $( $($crate::journal::wire::Mirror::rewrite($field, with);)* )?
+                    })*
+                }
+            }
+
             #[cfg(test)]
             fn samples() -> Vec<Self> {
                 let mut all = Vec::new();
@@ -157,6 +186,8 @@ macro_rules! mirror {
                 Ok(match wire { $($wire::$variant => Self::$variant),* })
             }
 
+            fn rewrite(&mut self, _with: &mut dyn $crate::journal::wire::Rewrite) {}
+
             #[cfg(test)]
             fn samples() -> Vec<Self> {
                 vec![$(Self::$variant),*]
@@ -189,6 +220,8 @@ macro_rules! plain {
                 Ok(wire)
             }
 
+            fn rewrite(&mut self, _with: &mut dyn Rewrite) {}
+
             #[cfg(test)]
             fn samples() -> Vec<Self> {
                 vec![$($sample),*]
@@ -220,6 +253,8 @@ macro_rules! numbers {
                 Ok(Self(wire))
             }
 
+            fn rewrite(&mut self, _with: &mut dyn Rewrite) {}
+
             #[cfg(test)]
             fn samples() -> Vec<Self> {
                 <$wire as Mirror>::samples().into_iter().map(Self).collect()
@@ -237,7 +272,27 @@ numbers! {
     Ms: u64;
     RecordNo: u64;
     SessionNo: u32;
-    Wall: i64;
+}
+
+impl Mirror for Wall {
+    type Wire<'a> = i64;
+
+    fn to_wire(&self) -> i64 {
+        self.0
+    }
+
+    fn from_wire(wire: i64) -> Result<Self, WireError> {
+        Ok(Self(wire))
+    }
+
+    fn rewrite(&mut self, with: &mut dyn Rewrite) {
+        with.wall(self);
+    }
+
+    #[cfg(test)]
+    fn samples() -> Vec<Self> {
+        i64::samples().into_iter().map(Self).collect()
+    }
 }
 
 impl Mirror for String {
@@ -249,6 +304,10 @@ impl Mirror for String {
 
     fn from_wire(wire: Cow<'_, str>) -> Result<Self, WireError> {
         Ok(wire.into_owned())
+    }
+
+    fn rewrite(&mut self, with: &mut dyn Rewrite) {
+        with.text(self);
     }
 
     #[cfg(test)]
@@ -266,6 +325,10 @@ impl Mirror for SessionName {
 
     fn from_wire((group, session): (Cow<'_, str>, Cow<'_, str>)) -> Result<Self, WireError> {
         Self::new(group, session).map_err(|why| WireError { thing: "a session's name", why })
+    }
+
+    fn rewrite(&mut self, with: &mut dyn Rewrite) {
+        with.session_name(self);
     }
 
     #[cfg(test)]
@@ -288,6 +351,12 @@ impl<T: Mirror> Mirror for Option<T> {
         wire.map(T::from_wire).transpose()
     }
 
+    fn rewrite(&mut self, with: &mut dyn Rewrite) {
+        if let Some(value) = self {
+            value.rewrite(with);
+        }
+    }
+
     #[cfg(test)]
     fn samples() -> Vec<Self> {
         std::iter::once(None).chain(T::samples().into_iter().map(Some)).collect()
@@ -307,6 +376,11 @@ impl<A: Mirror, B: Mirror> Mirror for (A, B) {
 
     fn from_wire((a, b): (A::Wire<'_>, B::Wire<'_>)) -> Result<Self, WireError> {
         Ok((A::from_wire(a)?, B::from_wire(b)?))
+    }
+
+    fn rewrite(&mut self, with: &mut dyn Rewrite) {
+        self.0.rewrite(with);
+        self.1.rewrite(with);
     }
 
     #[cfg(test)]
@@ -332,6 +406,14 @@ macro_rules! lists {
 
             fn from_wire(wire: Vec<$item::Wire<'_>>) -> Result<Self, WireError> {
                 wire.into_iter().map($item::from_wire).collect()
+            }
+
+            fn rewrite(&mut self, with: &mut dyn Rewrite) {
+                let rewritten = |mut item: $item| {
+                    item.rewrite(with);
+                    item
+                };
+                *self = std::mem::take(self).into_iter().map(rewritten).collect();
             }
 
             #[cfg(test)]
@@ -361,6 +443,14 @@ impl<K: Mirror + Ord, V: Mirror> Mirror for BTreeMap<K, V> {
 
     fn from_wire(wire: Vec<(K::Wire<'_>, V::Wire<'_>)>) -> Result<Self, WireError> {
         wire.into_iter().map(|(key, value)| Ok((K::from_wire(key)?, V::from_wire(value)?))).collect()
+    }
+
+    fn rewrite(&mut self, with: &mut dyn Rewrite) {
+        let rewritten = |mut pair: (K, V)| {
+            pair.rewrite(with);
+            pair
+        };
+        *self = std::mem::take(self).into_iter().map(rewritten).collect();
     }
 
     #[cfg(test)]

@@ -14,5 +14,5 @@ pub use changes::{Change, Inserted, TaskOrder};
 pub use inbound::{InboundWriteError, InboundWriter, PendingRow, heal};
 pub use outbound::{
     Cause, Cursor, Guard, Kind, MAX_ROWS, Malformed, OutboundReader, ReadAsk, Reading, Row, Unreadable,
-    install_guards, recover,
+    backup, install_guards, recover,
 };

@@ -8,6 +8,7 @@
 //! Invariant: database files are opened through SQLite only: closing a second descriptor of a file would drop
 //! the locks that SQLite holds on it in this process.
 
+mod backup;
 mod cause;
 mod checks;
 mod decode;
@@ -15,6 +16,7 @@ mod reader;
 mod recover;
 mod syscalls;
 
+pub use backup::backup;
 pub use cause::{Cause, Kind, Unreadable};
 pub use checks::Guard;
 pub use decode::{Malformed, Row};

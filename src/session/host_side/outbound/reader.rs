@@ -109,10 +109,10 @@ impl From<CheckError> for Trouble {
 
 /// A connection and what it was opened on.
 #[derive(Debug)]
-struct Kept {
-    db: Connection,
+pub(super) struct Kept {
+    pub(super) db: Connection,
     file: (u64, u64),
-    wal: bool,
+    pub(super) wal: bool,
     deadline: Deadline,
     /// The schema's version when its tables were checked.
     checked: Option<(i64, Tables)>,
@@ -214,7 +214,7 @@ impl OutboundReader {
     }
 }
 
-fn open(path: &Path, file: (u64, u64), guard: &Guard) -> Result<Kept, Cause> {
+pub(super) fn open(path: &Path, file: (u64, u64), guard: &Guard) -> Result<Kept, Cause> {
     if !syscalls::install_guards() {
         return Err(Cause::Io("SQLite's open cannot be guarded on this system".into()));
     }
