@@ -12,8 +12,8 @@ use super::waits::{self, Waits};
 use super::walk::Step;
 use crate::base::{At, Attempt, EffectId, MessageNo, RecordNo, SessionNo};
 use crate::journal::body::{Text, said};
-use crate::machine::effect::{Body, Effect, InboundChange, Notice, Outcome, Payload};
-use crate::machine::input::{Arrival, Exit, Input, OutRow, Reading, Rows, SessionFound};
+use crate::machine::effect::{AgentNote, Body, DeliveryEnd, Effect, InboundChange, Notice, Outcome, Payload};
+use crate::machine::input::{Arrival, DeliveryFault, Exit, Input, OutRow, Reading, Rows, SessionFound};
 use crate::machine::state::{Hold, InState, Inbound, OutState, Phase, State, Wait};
 
 /// One line of a timeline.
@@ -38,6 +38,25 @@ impl fmt::Display for Line {
 
 /// Characters of a text that a line shows.
 const TEXT_SHOWN: usize = 60;
+
+fn fault_text(fault: DeliveryFault) -> &'static str {
+    match fault {
+        DeliveryFault::Transient => "for now",
+        DeliveryFault::Permanent => "for good",
+        DeliveryFault::NoRecipient => "nobody receives",
+        DeliveryFault::InDoubt => "as far as is known",
+    }
+}
+
+fn end_text(end: &DeliveryEnd) -> String {
+    match end {
+        DeliveryEnd::Failed(why) => format!("did not arrive: {why}"),
+        DeliveryEnd::Denied(_) => "was not sent: it may not send there".to_owned(),
+        DeliveryEnd::Expired => "did not arrive: nobody came to receive it".to_owned(),
+        DeliveryEnd::Unknown => "may or may not have arrived".to_owned(),
+        DeliveryEnd::Dropped => "was dropped by an operator".to_owned(),
+    }
+}
 
 /// The beginning of a text: of an outbound row's content, which is JSON, what it says.
 fn shortened(text: &str) -> String {
@@ -77,6 +96,8 @@ pub struct Tracer {
     waiting: BTreeMap<EffectId, Waiting>,
     /// What kept it from being worked on, and its replies from going, after the last record.
     kept_back: BTreeMap<String, String>,
+    /// Wall clock minus machine time after the last record, in microseconds.
+    offset: i64,
     /// The texts that the record at hand brings, by digest.
     texts: BTreeMap<u64, String>,
     lines: Vec<Line>,
@@ -96,6 +117,7 @@ impl Tracer {
             replies: Vec::new(),
             waiting: BTreeMap::new(),
             kept_back: BTreeMap::new(),
+            offset: 0,
             texts: BTreeMap::new(),
             lines: Vec::new(),
         }
@@ -129,6 +151,7 @@ impl Tracer {
         self.input(step.record, step.at, step.input);
         self.effects(step);
         self.follow(step.record, step.at, step.state);
+        self.offset = step.state.core().offset;
         self.keep_back(step.record, step.at, step.state);
         self.texts.clear();
     }
@@ -172,6 +195,13 @@ impl Tracer {
             Input::ContainerExited { session, attempt, exit } if self.is_open_in(*session) => {
                 self.line(record, at, format!("container of attempt {attempt} gone ({})", exit_text(*exit)));
             }
+            Input::ClockSet { offset } => {
+                let moved = offset.saturating_sub(std::mem::replace(&mut self.offset, *offset)) / 1_000_000;
+                if self.message.is_some() && !self.closed && moved != 0 {
+                    let how = if moved > 0 { "forward" } else { "back" };
+                    self.line(record, at, format!("the wall clock was set {how} by {} s", moved.abs()));
+                }
+            }
             Input::Booted(it) if self.message.is_some() && !self.closed => {
                 self.waiting.clear();
                 self.line(record, at, format!("the daemon started again (boot {})", it.boot.0));
@@ -211,13 +241,13 @@ impl Tracer {
             }
             Input::DeliveryFailed { effect, class, reason, .. } => {
                 let what = self.delivery(*effect)?;
-                format!("{what} not delivered ({class:?}): {reason}")
+                format!("{what} not delivered, {}: {reason}", fault_text(*class))
             }
             Input::EffectDone { effect, error } => {
                 let what = match self.waiting.remove(effect)? {
                     Waiting::Project => "destinations written".to_owned(),
                     Waiting::Update(what) => format!("row changed: {what}"),
-                    Waiting::Record(what) => format!("delivery of {what} on record"),
+                    Waiting::Record(what) => format!("on record: {what}"),
                     Waiting::Write | Waiting::Start(_) | Waiting::Deliver(_) => return None,
                 };
                 match error {
@@ -284,6 +314,12 @@ impl Tracer {
             match effect {
                 Effect::WriteInbound { message, session, id: row, body, .. } => {
                     self.written(id, *message, *session, row, body);
+                    if let Body::Note(AgentNote::NotDelivered { id: row, end }) = body
+                        && self.replies.contains(row)
+                    {
+                        let text = format!("the agent is told: reply {row} {}", end_text(end));
+                        self.line(record, at, text);
+                    }
                 }
                 Effect::AcceptInbound { channel, receipt, .. } if self.is_receipt(channel, *receipt) => {
                     self.line(record, at, "accepted: its sender may forget it");
@@ -302,7 +338,7 @@ impl Tracer {
                     self.line(record, at, format!("start of attempt {attempt} asked for"));
                 }
                 Effect::StopContainer { session, attempt, reason, .. } if self.is_open_in(*session) => {
-                    self.line(record, at, format!("attempt {attempt} asked to stop ({reason:?})"));
+                    self.line(record, at, format!("attempt {attempt} asked to stop: {}", reason.name()));
                 }
                 Effect::UpdateInbound { message, change, .. } if self.message == Some(*message) => {
                     self.waiting.insert(id, Waiting::Update(change_text(change)));
@@ -313,10 +349,11 @@ impl Tracer {
                         self.waiting.insert(id, Waiting::Deliver(what));
                     }
                 }
-                Effect::RecordDelivery { session, id: row, .. }
+                Effect::RecordDelivery { session, id: row, delivered, .. }
                     if self.session == Some(*session) && self.replies.contains(row) =>
                 {
-                    self.waiting.insert(id, Waiting::Record(format!("reply {row}")));
+                    let how = if *delivered { "delivered" } else { "failed" };
+                    self.waiting.insert(id, Waiting::Record(format!("reply {row} {how}")));
                 }
                 Effect::TellSettled { id: row, outcome, .. } if self.is_row(row) => {
                     self.line(record, at, format!("its chat is told: {}", outcome_text(outcome)));

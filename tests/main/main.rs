@@ -2,8 +2,10 @@
 
 mod crash;
 mod daemon;
+mod embedded;
 mod fixtures;
 mod foreign_runner;
 mod recorded;
+mod sabotage;
 mod support;
 mod tidy;

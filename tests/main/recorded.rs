@@ -6,6 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use lamplighter::channels::Fault;
+
+use crate::embedded::Embedded;
 use crate::support::{Daemon, lamplighter, text, until};
 
 const FAST: &str = "[policy]\nclaim_backoff = \"50ms\"\nstart_backoff = \"20ms\"\nclaim_retries = 1\n";
@@ -13,13 +16,24 @@ const FAST: &str = "[policy]\nclaim_backoff = \"50ms\"\nstart_backoff = \"20ms\"
 /// A run of the daemon that ends with a journal.
 type Scenario = (&'static str, fn() -> Daemon);
 
+/// A run of the daemon in this process.
+type EmbeddedScenario = (&'static str, fn() -> Embedded);
+
+const EMBEDDED: [EmbeddedScenario; 4] = [
+    ("channel-outage", channel_outage),
+    ("clock-set-back", clock_set_back),
+    ("delivery-in-doubt", delivery_in_doubt),
+    ("delivery-refused", delivery_refused),
+];
+
 /// Name and run; `fixtures/README.md` says what each is about.
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 13] = [
     ("containers-that-fail", containers_that_fail),
     ("crash-in-mid-turn", crash_in_mid_turn),
     ("duplicate-message", duplicate_message),
     ("error-of-the-agent", error_of_the_agent),
     ("held-by-an-operator", held_by_an_operator),
+    ("hot-journal", hot_journal),
     ("killed-with-a-container-running", killed_with_a_container_running),
     ("message-during-a-turn", message_during_a_turn),
     ("nobody-receives", nobody_receives),
@@ -74,6 +88,63 @@ fn held_by_an_operator() -> Daemon {
     let mut client = daemon.client("main");
     client.say("m1", "wait").unwrap();
     client.upto("accepted", "m1");
+    daemon
+}
+
+/// The program is killed in mid-transaction, with changed pages in the file already; the next one rolls back.
+fn hot_journal() -> Daemon {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/main/killed_in_mid_transaction.py");
+    let config = format!("[runtime.process]\ncommand = [\"python3\", {program:?}]\n{FAST}");
+    asked(&config, "settled")
+}
+
+fn channel_outage() -> Embedded {
+    let daemon = Embedded::start(&(mock("") + "delivery_backoff = \"50ms\"\n"));
+    daemon.arrives();
+    let first = daemon.delivery();
+    daemon.failed(&first, Fault::Transient, "502 bad gateway");
+    let second = daemon.delivery();
+    daemon.down("the connection was closed");
+    daemon.failed(&second, Fault::Transient, "not connected");
+    daemon.up();
+    let third = daemon.delivery();
+    daemon.delivered(&third);
+    daemon.settled();
+    daemon
+}
+
+fn clock_set_back() -> Embedded {
+    let rules = "{ pattern = \".\", crash = 3, once = true }";
+    let config = format!("[agent]\nmock = {{ rules = [{rules}] }}\n[policy]\nclaim_backoff = \"500ms\"\n");
+    let daemon = Embedded::start(&config);
+    daemon.arrives();
+    until("it has crashed", || {
+        let path = daemon.data().join("journal");
+        lamplighter::replay::walk::walk(&path, |_| std::ops::ControlFlow::Continue(())).is_ok()
+            && said(&["why", "m1", "--journal"], &path).contains("queued again")
+    });
+    daemon.set_clock(-3_600);
+    let delivery = daemon.delivery();
+    daemon.delivered(&delivery);
+    daemon.settled();
+    daemon
+}
+
+fn delivery_in_doubt() -> Embedded {
+    let daemon = Embedded::start(&mock(""));
+    daemon.arrives();
+    let delivery = daemon.delivery();
+    daemon.failed(&delivery, Fault::InDoubt, "the connection was lost after the request was sent");
+    daemon.settled();
+    daemon
+}
+
+fn delivery_refused() -> Embedded {
+    let daemon = Embedded::start(&mock(""));
+    daemon.arrives();
+    let delivery = daemon.delivery();
+    daemon.failed(&delivery, Fault::Permanent, "403 the bot was removed from the chat");
+    daemon.settled();
     daemon
 }
 
@@ -163,15 +234,31 @@ fn record_journals_anew() {
     for (name, run) in SCENARIOS {
         let mut daemon = run();
         daemon.stop();
-        let folder = journals().join(name);
-        drop(fs::remove_dir_all(&folder));
-        fs::create_dir_all(&folder).unwrap();
-        for entry in fs::read_dir(daemon.data().join("journal")).unwrap().map(Result::unwrap) {
-            if entry.path().extension().is_some_and(|it| it == "ltj") {
-                fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-            }
+        keep(name, &daemon.data().join("journal"));
+    }
+    for (name, run) in EMBEDDED {
+        let mut daemon = run();
+        daemon.settle_down();
+        keep(name, &daemon.stop());
+    }
+}
+
+fn keep(name: &str, journal: &Path) {
+    let folder = journals().join(name);
+    drop(fs::remove_dir_all(&folder));
+    fs::create_dir_all(&folder).unwrap();
+    for entry in fs::read_dir(journal).unwrap().map(Result::unwrap) {
+        if entry.path().extension().is_some_and(|it| it == "ltj") {
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
         }
     }
+}
+
+fn names() -> Vec<&'static str> {
+    let mut all: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
+    all.extend(EMBEDDED.iter().map(|(name, _)| *name));
+    all.sort_unstable();
+    all
 }
 
 fn said(args: &[&str], journal: &Path) -> String {
@@ -182,7 +269,7 @@ fn said(args: &[&str], journal: &Path) -> String {
 
 #[test]
 fn recorded_journals_replay_and_why_tells_the_life_of_their_message() {
-    for (name, _) in SCENARIOS {
+    for name in names() {
         let folder = journals().join(name);
         let replayed = said(&["replay"], &folder);
         assert!(replayed.ends_with(", 0 divergences\n"), "{name}: {replayed}");
@@ -196,10 +283,10 @@ fn recorded_journals_replay_and_why_tells_the_life_of_their_message() {
     // Whoever adds a folder adds its run, and its line in the README.
     let readme = fs::read_to_string(journals().join("../README.md")).unwrap();
     let folders = fs::read_dir(journals()).unwrap().map(Result::unwrap).filter(|it| it.path().is_dir());
-    let mut names: Vec<String> = folders.map(|it| it.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    assert_eq!(names, SCENARIOS.map(|(name, _)| name));
-    assert!(names.iter().all(|name| readme.contains(&format!("`{name}`"))), "{names:?}");
+    let mut found: Vec<String> = folders.map(|it| it.file_name().to_string_lossy().into_owned()).collect();
+    found.sort();
+    assert_eq!(found, names());
+    assert!(found.iter().all(|name| readme.contains(&format!("`{name}`"))), "{found:?}");
 }
 
 #[test]

@@ -435,7 +435,7 @@ fn the_timeline_of_a_message_leads_from_its_arrival_to_the_record_of_its_reply()
             "its chat is told: completed",
             "row changed: completed",
             "closed",
-            "delivery of reply r1 on record",
+            "on record: reply r1 delivered",
         ],
         "{lines:#?}"
     );
