@@ -97,11 +97,11 @@ fn repair(data: &Path, folder: &Path) -> Result<(), CommandError> {
             let (path, at) = (cut.path.display(), cut.offset);
             writeln!(
                 out,
-                "cut {path} at offset {at}: {} bytes with {} whole records",
+                "{path} ends at offset {at} now; lost: {} bytes behind it, with {} whole records (kept in cut/)",
                 cut.bytes, cut.records
             )?;
         }
-        None => writeln!(out, "nothing was cut")?,
+        None => writeln!(out, "nothing was damaged")?,
     }
     if let Some(path) = &recovered.abandoned {
         writeln!(out, "set aside {}", path.display())?;

@@ -70,7 +70,7 @@ impl RecoverError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Damage { .. } => {
-                "`lamplighter journal repair` keeps what is whole before it and moves the rest to \
+                "`lamplighter journal repair` goes on from what is whole before it and keeps the damaged segment in \
                  journal/cut; the session files hold the messages, and the daemon adopts what is open in them"
             }
             Self::Segment(error) => error.hint(),
@@ -182,8 +182,9 @@ pub fn recover(disk: &dyn Disk, folder: &Path) -> Result<Recovered, RecoverError
     mend(disk, folder, Mend::Tail)
 }
 
-/// As [`recover`], and gives up everything from a damaged place on as well: it is moved to `cut/`, and the
-/// daemon goes on from what is whole before it. Boot numbers are not touched, so no number is used again.
+/// As [`recover`], and gives up everything from a damaged place on as well: what is whole before it becomes a new
+/// segment of the same name, and the damaged one is kept in `cut/` as it is. Boot numbers are not touched, so no number
+/// is used again.
 ///
 /// # Errors
 /// When a file cannot be read or written, or was written by a newer build; never `Damage`.
@@ -264,9 +265,8 @@ fn settle(
             trim(disk, newest, newest.end)?;
             Ok(None)
         }
-        (Verdict::CutHere, _) | (Verdict::Halt, Mend::Damage) => {
-            Ok(Some(cut(disk, folder, newest, newest.end)?))
-        }
+        (Verdict::CutHere, _) => Ok(Some(cut(disk, folder, newest, newest.end)?)),
+        (Verdict::Halt, Mend::Damage) => Ok(Some(salvage(disk, folder, newest)?)),
         (Verdict::Halt, Mend::Tail) => Err(damage(newest, synced)),
     }
 }
@@ -325,14 +325,7 @@ fn cut(disk: &dyn Disk, folder: &Path, scan: &Scan, end: u64) -> Result<Cut, Rec
         let stem = scan.path.file_stem().unwrap_or_default().to_string_lossy();
         let copy = disk.create("RECOVER:KEEP", &kept.join(format!("{stem}-{end:016x}.tail")))?;
         let mut left = file.take(bytes);
-        let mut buffer = vec![0; COPY];
-        loop {
-            let n = left.read(&mut buffer)?;
-            if n == 0 {
-                break;
-            }
-            disk.write("RECOVER:COPY", &copy, buffer.get(..n).unwrap_or_default())?;
-        }
+        self::copy(disk, &mut left, &copy)?;
         disk.sync("RECOVER:SYNC", &copy)?;
         disk.sync_dir("RECOVER:DIR", &kept)?;
         // Only now is it safe to lose it here.
@@ -342,6 +335,47 @@ fn cut(disk: &dyn Disk, folder: &Path, scan: &Scan, end: u64) -> Result<Cut, Rec
     };
     run().map_err(|source| io_error("cut", &scan.path, source))?;
     Ok(Cut { path: scan.path.clone(), offset: end, bytes, records: scan.beyond })
+}
+
+/// Puts a new segment with what is whole in the place of a damaged one, which stays as it is in `cut/`.
+fn salvage(disk: &dyn Disk, folder: &Path, scan: &Scan) -> Result<Cut, RecoverError> {
+    let run = || -> io::Result<()> {
+        let fresh = scan.path.with_extension("salvaged");
+        // Of a repair that was cut short.
+        let _ = fs::remove_file(&fresh);
+        let target = disk.create("RECOVER:SALVAGE", &fresh)?;
+        copy(disk, &mut File::open(&scan.path)?.take(scan.end), &target)?;
+        disk.sync("RECOVER:SALVAGED", &target)?;
+        let kept = cut_folder(disk, folder)?;
+        let to = free_name(&kept, &scan.path, "damaged")?;
+        // A second name first, so that there is no moment without the original.
+        fs::hard_link(&scan.path, &to).or_else(|_| fs::copy(&scan.path, &to).map(|_| ()))?;
+        disk.sync_dir("RECOVER:SYNC-KEPT", &kept)?;
+        disk.rename("RECOVER:REPLACE", &fresh, &scan.path)?;
+        disk.sync_dir("RECOVER:SYNC-FOLDER", folder)
+    };
+    run().map_err(|source| io_error("salvage", &scan.path, source))?;
+    Ok(Cut { path: scan.path.clone(), offset: scan.end, bytes: scan.tail, records: scan.beyond })
+}
+
+fn copy(disk: &dyn Disk, from: &mut impl Read, to: &File) -> io::Result<()> {
+    let mut buffer = vec![0; COPY];
+    loop {
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(());
+        }
+        disk.write("RECOVER:COPY", to, buffer.get(..n).unwrap_or_default())?;
+    }
+}
+
+/// No number is used twice, but a folder may have been put back from a copy.
+fn free_name(kept: &Path, path: &Path, why: &str) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut names = (1..=ABANDONED_MAX).map(|n| kept.join(format!("{name}.{why}-{n}")));
+    names
+        .find(|to| !to.exists())
+        .ok_or_else(|| io::Error::other("too many segments of this name are in cut/"))
 }
 
 fn cut_folder(disk: &dyn Disk, folder: &Path) -> io::Result<PathBuf> {
@@ -354,11 +388,7 @@ fn cut_folder(disk: &dyn Disk, folder: &Path) -> io::Result<PathBuf> {
 fn move_away(disk: &dyn Disk, folder: &Path, path: &Path) -> Result<PathBuf, RecoverError> {
     let run = || -> io::Result<PathBuf> {
         let kept = cut_folder(disk, folder)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // No number is used twice, but a folder may have been put back from a copy.
-        let mut names = (1..=ABANDONED_MAX).map(|n| kept.join(format!("{name}.abandoned-{n}")));
-        let free = names.find(|to| !to.exists());
-        let to = free.ok_or_else(|| io::Error::other("too many segments of this name are in cut/"))?;
+        let to = free_name(&kept, path, "abandoned")?;
         disk.rename("RECOVER:ABANDON", path, &to)?;
         disk.sync_dir("RECOVER:SYNC-KEPT", &kept)?;
         disk.sync_dir("RECOVER:SYNC-FOLDER", folder)?;

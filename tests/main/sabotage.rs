@@ -3,6 +3,8 @@
 //! `fixtures/damaged` keeps a few of these journals; `cargo test --test main damage_journals_anew -- --ignored` makes them
 //! anew.
 
+#![cfg_attr(feature = "sabotage", allow(dead_code, unused_imports))] // Most of this is about the right build.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

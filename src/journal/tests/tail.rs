@@ -105,8 +105,9 @@ fn a_damaged_journal_is_repaired_on_demand_and_what_was_cut_is_kept() {
     let recovered = repair(&OsDisk, folder.path()).unwrap();
     let cut = recovered.cut.unwrap();
     assert_eq!((recovered.last, cut.records), (Some(RecordNo(2)), 2));
-    let name = format!("0000000000000001-{:016x}.tail", ends[2]);
-    assert_eq!(fs::read(folder.path().join("cut").join(name)).unwrap(), &bytes[ends[2]..]);
+    // The damaged one is kept as it was; what stands in its place is new.
+    assert_eq!(fs::read(folder.path().join("cut/0000000000000001.ltj.damaged-1")).unwrap(), bytes);
+    assert_eq!(fs::read(only(folder.path())).unwrap(), &bytes[..ends[2]]);
     goes_on(folder.path(), "repaired");
 }
 
