@@ -88,7 +88,7 @@ mod tests {
         let text = uncommented();
         let value: toml::Table = toml::from_str(&text).unwrap();
         let known =
-            [("log", 2), ("journal", 2), ("runtime", 2), ("agent", 12), ("policy", 15), ("reactor", 2)];
+            [("log", 2), ("journal", 4), ("runtime", 2), ("agent", 12), ("policy", 15), ("reactor", 2)];
         for (section, keys) in known {
             let found = value.get(section).and_then(|it| it.as_table()).map_or(0, |it| it.len());
             assert_eq!(found, keys, "[{section}]");

@@ -14,7 +14,7 @@ use crate::host::folder::DataFolder;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
 use crate::replay::report::Report;
-use crate::replay::{self, StateError, Subject};
+use crate::replay::{self, Dropped, StateError, Subject};
 
 /// `replay`
 ///
@@ -72,11 +72,21 @@ pub fn why(data: &Path, args: &WhyArgs) -> Result<(), CommandError> {
     let found = replay::why(&journal, &subject)?;
     if found.lines.is_empty() {
         let text = format!("the journal knows no inbound message {message:?}");
-        let hint =
-            "the chat client prints ids with --json; messages of dropped segments are not known any more";
+        let ids = "the chat client prints ids with --json";
+        let hint = match found.dropped {
+            Some(Dropped { before, .. }) => {
+                format!(
+                    "{ids}; records before {before} were dropped with older segments (journal.keep_bytes, keep_days)"
+                )
+            }
+            None => ids.to_owned(),
+        };
         return Err(CommandError::new(code::FAILURE, text, hint));
     }
     let out = &mut io::stdout().lock();
+    if let Some(Dropped { before, at }) = found.dropped.filter(|_| found.since_snapshot) {
+        writeln!(out, "before {before} at {at}: dropped with older segments")?;
+    }
     found.lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     if found.still.is_empty() {
         writeln!(out, "over: nothing is open")?;

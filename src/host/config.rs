@@ -18,6 +18,8 @@ use crate::machine::policy::{InDoubt, Policy};
 pub const FILE: &str = "lamplighter.toml";
 /// The longest duration that a policy may name.
 const SPAN_MAX: Ms = Ms::days(365);
+/// A hundred years: more is a mistake.
+const KEEP_DAYS_MAX: u32 = 36_500;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -81,6 +83,10 @@ pub struct JournalConfig {
     pub sync: SyncMode,
     /// A new segment is begun when one has so many bytes.
     pub segment_bytes: u64,
+    /// Older segments are dropped when those that are not written to any more have more bytes.
+    pub keep_bytes: u64,
+    /// They are dropped when their last record is older than so many days; 0 keeps them as long as there is room.
+    pub keep_days: u32,
 }
 
 /// How hard the journal tries to survive a power cut.
@@ -258,7 +264,7 @@ impl fmt::Display for Span {
 
 impl Default for JournalConfig {
     fn default() -> Self {
-        Self { sync: SyncMode::Group, segment_bytes: 64 << 20 }
+        Self { sync: SyncMode::Group, segment_bytes: 64 << 20, keep_bytes: 1 << 30, keep_days: 30 }
     }
 }
 
@@ -500,6 +506,13 @@ impl Config {
         if !((64 << 10)..=(4 << 30)).contains(&self.journal.segment_bytes) {
             return fail("journal.segment_bytes", self.journal.segment_bytes.to_string(), "64 KiB to 4 GiB");
         }
+        if !((64 << 10)..=(1 << 50)).contains(&self.journal.keep_bytes) {
+            return fail("journal.keep_bytes", self.journal.keep_bytes.to_string(), "64 KiB to 1 PiB");
+        }
+        if self.journal.keep_days > KEEP_DAYS_MAX {
+            let found = self.journal.keep_days.to_string();
+            return fail("journal.keep_days", found, "0 (as long as there is room) to 36500");
+        }
         if self.runtime.process.command.as_ref().is_some_and(Vec::is_empty) {
             return fail("runtime.process.command", "empty".into(), "a program and its arguments");
         }
@@ -569,6 +582,8 @@ mod tests {
             ("[policy]\nslots = 0", "1 to 256"),
             ("[policy]\nin_doubt = \"maybe\"", "resend"),
             ("[agent]\nfolder = \"../x\"", "agent.folder"),
+            ("[journal]\nkeep_bytes = 1000", "64 KiB to 1 PiB"),
+            ("[journal]\nkeep_days = 40000", "0 (as long as there is room)"),
             ("[agent]\nenv = [\"KEY=value\"]", "without values"),
             ("[runtime]\nkind = \"podman\"", "docker"),
             ("log = 3", ":1:"),

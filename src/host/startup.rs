@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, unbounded};
 use slog::{Logger, info, warn};
@@ -25,6 +26,7 @@ use crate::containers::Containers;
 use crate::containers::process::Processes;
 use crate::journal::boot::{self, BootError};
 use crate::journal::recovery::{self, RecoverError};
+use crate::journal::retention::{Dropped, Keep, Retention};
 use crate::journal::wire::digest::Digests;
 use crate::journal::wire::recorder::Recorder;
 use crate::journal::wire::snapshot::encode_snapshot;
@@ -160,7 +162,7 @@ pub fn start(
     let recorder = Recorder::with(digests);
     let first = RecordNo::first_of(boot);
     let synced = events.clone();
-    let journal = Journal::begin(
+    let mut journal = Journal::begin(
         Arc::new(OsDisk),
         &data.journal(),
         &header(data.installation(), first, &build),
@@ -168,6 +170,7 @@ pub fn start(
         mode,
         Box::new(move |told| send(&synced, Event::Synced(told))),
     )?;
+    journal.retain(retention(&config, Arc::clone(&clock), log.clone()));
     let performer = Performer::new(
         data.clone(),
         Arc::clone(&config),
@@ -230,6 +233,29 @@ fn load(
     let downtime = Ms(u64::try_from((now - loaded.last_wall.0).max(0) / 1_000).unwrap_or(0));
     let at = loaded.last_at + downtime;
     Ok((loaded.machine, loaded.digests, at, downtime))
+}
+
+/// What of the journal is kept, and what is said about it.
+fn retention(config: &Config, clock: Arc<dyn Clock>, log: Logger) -> Retention {
+    let days = config.journal.keep_days;
+    let keep = Keep { bytes: config.journal.keep_bytes, age: (days > 0).then(|| Ms::days(u64::from(days))) };
+    // A folder that refuses does so at every rotation: once is enough, until it goes again.
+    let warned = AtomicBool::new(false);
+    let on_dropped = move |told| match told {
+        Ok(Dropped { segments, bytes, before }) => {
+            warned.store(false, Ordering::Relaxed);
+            if segments > 0 {
+                info!(log, "dropped the oldest segments of the journal";
+                    "segments" => segments, "bytes" => bytes, "before" => %before);
+            }
+        }
+        Err(error) => {
+            if !warned.swap(true, Ordering::Relaxed) {
+                warn!(log, "old segments of the journal stay, so it grows beyond journal.keep_bytes"; "why" => %error);
+            }
+        }
+    };
+    Retention { keep, clock, on_dropped: Box::new(on_dropped) }
 }
 
 fn runtime(

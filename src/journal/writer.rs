@@ -16,6 +16,8 @@
 //! 4. The journal's thread syncs the old segment, then the new one; only now does the watermark rise past the
 //!    switch, and the old segment is cut at the snapshot. Left: the overlap. Recovery cuts it.
 //!
+//! Old segments are dropped on the thread of step 2, when its segment is there; see [`super::retention`].
+//!
 //! Invariant: a failed write or sync is final. What a disk said it lost is never taken for written at the
 //! next try.
 //! Invariant: no segment is created before all records below its snapshot are durable.
@@ -28,6 +30,7 @@ use std::thread::JoinHandle;
 
 use super::frame::{self, Kind};
 use super::record::BODY_MAX;
+use super::retention::Retention;
 use super::segment::{self, Header};
 use crate::base::{Disk, RecordNo};
 
@@ -105,6 +108,7 @@ pub struct Journal {
     zeros: Vec<u8>,
     last: RecordNo,
     rotation: Option<Rotation>,
+    retention: Option<Arc<Retention>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -217,9 +221,17 @@ impl Journal {
             zeros: vec![0; AHEAD],
             last,
             rotation: None,
+            retention: None,
             shared,
             thread: Some(thread),
         })
+    }
+
+    /// Drops what is due of the segments before the open one, and from now on at each rotation.
+    pub fn retain(&mut self, retention: Retention) {
+        // The open segment was durable when it began, so none before it is needed.
+        retention.pass(&*self.disk, &self.folder, self.first, None);
+        self.retention = Some(Arc::new(retention));
     }
 
     /// Appends whole frames, whose records go on after [`Journal::last`] without a gap and end with `last`.
@@ -337,9 +349,16 @@ impl Journal {
         debug_assert_eq!(header.first, first, "the snapshot is of another state");
         let header = Header { first, ..header };
         let (disk, folder, old) = (Arc::clone(&self.disk), self.folder.clone(), Arc::clone(&self.file));
+        let (retention, cut) = (self.retention.clone(), self.position);
         let thread = std::thread::Builder::new().name("rotation".into()).spawn(move || {
             disk.sync("JOURNAL:ROTATE-SYNC", &old)?;
-            create(&*disk, &folder, &header, &snapshot())
+            let made = create(&*disk, &folder, &header, &snapshot())?;
+            if let Some(retention) = retention {
+                // The old segment has all that the one before it has, durable since the sync above. It stays itself:
+                // the new one may never be switched to.
+                retention.pass(&*disk, &folder, header.first, Some(cut));
+            }
+            Ok(made)
         });
         // Without a thread the segment grows on, and the caller tries again.
         if let Ok(thread) = thread {

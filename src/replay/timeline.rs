@@ -91,6 +91,11 @@ impl Tracer {
         self.lines
     }
 
+    /// Whether there is anything to tell yet.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
     /// Takes up a message that a snapshot holds open already.
     pub(super) fn snapshot(&mut self, fold: &Fold) {
         let state = fold.machine().state();
