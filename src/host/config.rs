@@ -18,6 +18,9 @@ use crate::machine::policy::{InDoubt, Policy};
 pub const FILE: &str = "lamplighter.toml";
 /// The longest duration that a policy may name.
 const SPAN_MAX: Ms = Ms::days(365);
+/// The journal alone writes 1 MiB ahead, and twice that while it rotates: a smaller reserve could be used up between two
+/// looks.
+const DISK_RESERVE_MIN: u64 = 8 << 20;
 /// A hundred years: more is a mistake.
 const KEEP_DAYS_MAX: u32 = 36_500;
 
@@ -37,6 +40,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// How files are watched.
     pub reactor: ReactorConfig,
+    /// What the daemon leaves alone.
+    pub limits: LimitsConfig,
 }
 
 /// What is logged, and how.
@@ -202,6 +207,14 @@ pub struct ReactorConfig {
     pub heartbeat_every: Span,
 }
 
+/// What the daemon leaves alone.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// While the data folder's file system has fewer free bytes, no message is accepted; 0 turns this off.
+    pub disk_reserve: u64,
+}
+
 /// A duration as it is written: `"250ms"`, `"5s"`, `"10m"`, `"24h"`, `"30d"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Ms);
@@ -316,6 +329,12 @@ impl Default for PolicyConfig {
 impl Default for ReactorConfig {
     fn default() -> Self {
         Self { resync: Span(Ms::secs(60)), heartbeat_every: Span(Ms::secs(5)) }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { disk_reserve: 64 << 20 }
     }
 }
 
@@ -513,6 +532,10 @@ impl Config {
             let found = self.journal.keep_days.to_string();
             return fail("journal.keep_days", found, "0 (as long as there is room) to 36500");
         }
+        let reserve = self.limits.disk_reserve;
+        if reserve > 0 && reserve < DISK_RESERVE_MIN {
+            return fail("limits.disk_reserve", reserve.to_string(), "0 (off), or 8 MiB and more");
+        }
         if self.runtime.process.command.as_ref().is_some_and(Vec::is_empty) {
             return fail("runtime.process.command", "empty".into(), "a program and its arguments");
         }
@@ -582,6 +605,7 @@ mod tests {
             ("[policy]\nslots = 0", "1 to 256"),
             ("[policy]\nin_doubt = \"maybe\"", "resend"),
             ("[agent]\nfolder = \"../x\"", "agent.folder"),
+            ("[limits]\ndisk_reserve = 1", "0 (off), or 8 MiB and more"),
             ("[journal]\nkeep_bytes = 1000", "64 KiB to 1 PiB"),
             ("[journal]\nkeep_days = 40000", "0 (as long as there is room)"),
             ("[agent]\nenv = [\"KEY=value\"]", "without values"),

@@ -17,6 +17,7 @@ use super::daemon::{Daemon, Ended, Parts, header};
 use super::event::Event;
 use super::folder::{DataFolder, FolderError};
 use super::perform::{Performer, send};
+use super::space::{self, Space};
 use super::unchanged::Unchanged;
 use super::{agent, facts, operator};
 use crate::base::{At, BootNo, Clock, Ms, OsDisk, RecordNo, SessionName, SessionNo, Wall};
@@ -99,7 +100,8 @@ impl StartError {
             Self::Folder(error) => error.hint().into(),
             Self::Boot(error) => error.hint().into(),
             Self::Recover(error) => error.hint().into(),
-            Self::Replay(_) | Self::Journal(_) | Self::Ended(_) => {
+            Self::Journal(error) | Self::Ended(Ended::Journal(error)) => error.hint(),
+            Self::Replay(_) | Self::Ended(_) => {
                 "see that the journal folder is the daemon's own and that the disk has space".into()
             }
             Self::Env(_) => "write one KEY=VALUE a line".into(),
@@ -142,6 +144,22 @@ pub fn start(
     clock: Arc<dyn Clock>,
     build: String,
 ) -> Result<Started, StartError> {
+    let source = space::Source::of(data.root());
+    start_with(data, config, log, clock, build, source)
+}
+
+/// As [`start`], with another source of what is known about free space.
+///
+/// # Errors
+/// See [`start`].
+pub fn start_with(
+    data: DataFolder,
+    config: Config,
+    log: &Logger,
+    clock: Arc<dyn Clock>,
+    build: String,
+    source: space::Source,
+) -> Result<Started, StartError> {
     // Before any other thread uses SQLite.
     install_guards();
     let config = Arc::new(config);
@@ -182,11 +200,14 @@ pub fn start(
         env,
     )
     .map_err(io("start a thread"))?;
+    let space = Space::start(source, config.limits.disk_reserve, data.root(), log.clone())
+        .map_err(io("start a thread"))?;
     let mut daemon = Daemon::new(Parts {
         machine,
         recorder,
         journal,
         performer,
+        space,
         events: news,
         clock: Arc::clone(&clock),
         config: Arc::clone(&config),

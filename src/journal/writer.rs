@@ -68,6 +68,29 @@ pub struct JournalError {
     pub path: PathBuf,
     /// What the system said.
     pub why: String,
+    /// The file system, or somebody's share of it, is full.
+    pub no_space: bool,
+}
+
+impl JournalError {
+    fn new(doing: &'static str, path: PathBuf, error: &io::Error) -> Self {
+        let no_space = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        Self { doing, path, why: error.to_string(), no_space }
+    }
+
+    /// What may be done about it.
+    pub fn hint(&self) -> String {
+        let folder = self.path.parent().unwrap_or(&self.path).display();
+        if self.no_space {
+            return format!(
+                "make room on the file system of {folder} and start again; nothing was done unrecorded, and \
+                 limits.disk_reserve keeps room for the journal"
+            );
+        }
+        format!(
+            "see that {folder} is the daemon's own and that its disk is sound; nothing was done unrecorded"
+        )
+    }
 }
 
 struct Shared {
@@ -185,11 +208,8 @@ impl Journal {
         mode: Sync,
         on_synced: OnSynced,
     ) -> Result<Self, JournalError> {
-        let fail = |doing, error: &io::Error| JournalError {
-            doing,
-            path: folder.join(segment::file_name(header.first)),
-            why: error.to_string(),
-        };
+        let path = folder.join(segment::file_name(header.first));
+        let fail = |doing, error: &io::Error| JournalError::new(doing, path.clone(), error);
         let made = create(&*disk, folder, header, snapshot).map_err(|error| fail("create", &error))?;
         let (file, last) = (Arc::new(made.file), RecordNo(header.first.0.saturating_sub(1)));
         let state = State {
@@ -281,7 +301,7 @@ impl Journal {
 
     /// Notes a failure, and gives the first one.
     fn fail(&self, doing: &'static str, error: &io::Error) -> JournalError {
-        let error = JournalError { doing, path: self.path.clone(), why: error.to_string() };
+        let error = JournalError::new(doing, self.path.clone(), error);
         let first = lock(&self.shared.state).error.get_or_insert(error).clone();
         self.shared.changed.notify_all();
         first
@@ -455,8 +475,8 @@ impl Drop for Watched<'_> {
         if std::thread::panicking() {
             let mut state = lock(&self.0.state);
             let path = state.path.clone();
-            let why = "the thread that syncs it panicked".to_owned();
-            state.error.get_or_insert(JournalError { doing: "sync", path, why });
+            let why = io::Error::other("the thread that syncs it panicked");
+            state.error.get_or_insert(JournalError::new("sync", path, &why));
             self.0.changed.notify_all();
         }
     }
@@ -483,7 +503,7 @@ fn sync_all(shared: &Shared, disk: &dyn Disk, mode: Sync, on_synced: &OnSynced) 
         match done {
             Ok(()) => state.synced = state.synced.max(upto),
             Err(error) => {
-                let error = JournalError { doing: "sync", path, why: error.to_string() };
+                let error = JournalError::new("sync", path, &error);
                 state.error.get_or_insert(error);
             }
         }

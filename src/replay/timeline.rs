@@ -146,7 +146,7 @@ impl Tracer {
     /// What the input itself says.
     fn input(&mut self, record: RecordNo, at: At, input: &Input) {
         match input {
-            Input::MessageArrived(it) => self.arrived(record, at, it),
+            Input::MessageArrived(it) | Input::ArrivalWithoutSpace(it) => self.arrived(record, at, it),
             Input::SessionFound(it) => self.found(record, at, it),
             Input::OutboundRead { session, reading } | Input::Looked { session, reading, .. } => {
                 if let (true, Reading::Rows(rows)) = (self.session == Some(*session), reading) {

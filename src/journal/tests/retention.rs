@@ -73,7 +73,7 @@ fn rotate_often(journal: &mut Journal, times: u64) -> u64 {
         n
     };
     for _ in 0..times {
-        (0..9).for_each(|_| drop(append(journal)));
+        (0..9).for_each(|_| _ = append(journal));
         let last = append(journal);
         journal.rotate(header(last + 1), || vec![b"state".to_vec()]);
         while journal.is_rotating() {

@@ -10,6 +10,7 @@ use crate::journal::frame::{self, Kind};
 use crate::journal::retention::{Keep, Retention};
 use crate::journal::segment;
 use crate::journal::writer::{Journal, Sync};
+use crate::replay::segments::Segments;
 use crate::replay::{Dropped, Why, verify, why};
 
 /// A wall clock that stands two days after everything on the tape.
@@ -43,7 +44,7 @@ fn write(folder: &Path, keep: Keep) -> Tape {
     let snapshot = tape.segments[0].snapshot.clone();
     let mut journal =
         Journal::begin(Arc::new(OsDisk), folder, &first, &snapshot, Sync::Group, Box::new(|_| ())).unwrap();
-    journal.retain(Retention { keep, clock: Arc::new(Later), on_dropped: Box::new(|it| drop(it.unwrap())) });
+    journal.retain(Retention { keep, clock: Arc::new(Later), on_dropped: Box::new(|it| _ = it.unwrap()) });
     tape.boot(1);
     tape.conversation();
     tape.step(arrival("open"));
@@ -100,6 +101,10 @@ fn what_is_left_replays_and_what_is_gone_is_named() {
         let found = ask(folder.path(), "open");
         assert!(found.since_snapshot && found.lines[0].text.contains("open in the snapshot"), "{found:?}");
         assert_eq!(found.dropped.unwrap().before, before);
+        // A reader that listed the folder before the oldest went reads the rest.
+        let mut listed = Segments::open(folder.path()).unwrap();
+        std::fs::remove_file(&segments[0].1).unwrap();
+        assert_eq!(verify_source(&mut listed).unwrap().segments, segments.len() as u64 - 1);
         // A segment by its name says nothing about those before it.
         assert_eq!(ask(&segments[1].1, "open").dropped, None);
     }
