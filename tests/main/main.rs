@@ -4,5 +4,6 @@ mod crash;
 mod daemon;
 mod foreign_runner;
 mod recorded;
+mod space;
 mod support;
 mod tidy;
