@@ -18,8 +18,8 @@ use crate::machine::policy::{InDoubt, Policy};
 pub const FILE: &str = "lamplighter.toml";
 /// The longest duration that a policy may name.
 const SPAN_MAX: Ms = Ms::days(365);
-/// The journal alone writes 1 MiB ahead, and twice that while it rotates: a smaller reserve could be used up between two
-/// looks.
+/// The journal alone writes 1 MiB ahead, and twice that while it rotates: a smaller reserve could be used up between
+/// two looks.
 const DISK_RESERVE_MIN: u64 = 8 << 20;
 /// A hundred years: more is a mistake.
 const KEEP_DAYS_MAX: u32 = 36_500;
