@@ -1,5 +1,6 @@
 //! The `lamplighter` binary: parse, call a command, map an error to an exit code and a hint.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -14,11 +15,13 @@ fn main() -> ExitCode {
     match command(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let mut err = std::io::stderr().lock();
+            // Where nobody can be told, on a full disk for example, the exit code still tells.
             if !error.text.is_empty() {
-                eprintln!("lamplighter: {}", error.text);
+                drop(writeln!(err, "lamplighter: {}", error.text));
             }
             if !error.hint.is_empty() {
-                eprintln!("  hint: {}", error.hint);
+                drop(writeln!(err, "  hint: {}", error.hint));
             }
             ExitCode::from(error.code)
         }

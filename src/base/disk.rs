@@ -32,6 +32,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// As the operating system reports them.
     fn sync_dir(&self, op: &'static str, folder: &Path) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As the operating system reports them.
+    fn remove(&self, op: &'static str, path: &Path) -> io::Result<()>;
     /// Cuts or extends a file.
     ///
     /// # Errors
@@ -62,6 +67,10 @@ impl Disk for OsDisk {
 
     fn sync_dir(&self, _: &'static str, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
+    }
+
+    fn remove(&self, _: &'static str, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
     }
 
     fn truncate(&self, _: &'static str, file: &File, len: u64) -> io::Result<()> {

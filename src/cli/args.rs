@@ -363,7 +363,8 @@ pub enum JournalCommand {
     },
     /// Looks at every frame and says what is whole. Exit code 1 when something is damaged.
     Check,
-    /// Puts a new segment with what is whole in the place of a damaged one, which is kept in cut/. Needs a stopped daemon.
+    /// Puts a new segment with what is whole in the place of a damaged one, which is kept in cut/. Needs a stopped
+    /// daemon.
     Repair,
 }
 

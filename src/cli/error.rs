@@ -71,7 +71,8 @@ impl From<crate::host::daemon::Ended> for CommandError {
             Ended::Panicked { .. } => {
                 Self::new(code::SOFTWARE, &error, "the input is on record; please report it")
             }
-            _ => Self::new(
+            Ended::Journal(journal) => Self::new(code::IO, &error, journal.hint()),
+            Ended::Record(_) => Self::new(
                 code::IO,
                 &error,
                 "see that the disk is sound and has space; nothing was done unrecorded",

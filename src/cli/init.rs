@@ -87,8 +87,15 @@ mod tests {
     fn every_key_is_shown() {
         let text = uncommented();
         let value: toml::Table = toml::from_str(&text).unwrap();
-        let known =
-            [("log", 2), ("journal", 2), ("runtime", 2), ("agent", 12), ("policy", 15), ("reactor", 2)];
+        let known = [
+            ("log", 2),
+            ("journal", 4),
+            ("runtime", 2),
+            ("agent", 12),
+            ("policy", 15),
+            ("reactor", 2),
+            ("limits", 1),
+        ];
         for (section, keys) in known {
             let found = value.get(section).and_then(|it| it.as_table()).map_or(0, |it| it.len());
             assert_eq!(found, keys, "[{section}]");

@@ -60,6 +60,7 @@ pub fn status(data: &Path, flag: JsonFlag) -> Result<(), CommandError> {
         "watching   {} folders, {} unwatched, {} changes found without an event, {} rescans",
         reactor["watches"], reactor["unwatched"], reactor["unannounced"], reactor["rescans"]
     )?;
+    print_disk(out, &value["disk"])?;
     for channel in value["channels"].as_array().into_iter().flatten() {
         let up = if channel["up"] == true { "up" } else { "down" };
         writeln!(out, "channel    {} {up}", text(channel, "channel"))?;
@@ -72,6 +73,17 @@ pub fn status(data: &Path, flag: JsonFlag) -> Result<(), CommandError> {
         writeln!(out, "  {}", text(held, "free_with"))?;
     }
     Ok(())
+}
+
+fn print_disk(out: &mut dyn Write, disk: &Value) -> Result<(), CommandError> {
+    let mib = |key: &str| disk[key].as_u64().map(|bytes| bytes >> 20);
+    let free = mib("free").map_or_else(|| "free space not known".into(), |free| format!("{free} MiB free"));
+    let reserve = mib("reserve").unwrap_or(0);
+    if disk["low"] == true {
+        writeln!(out, "disk       LOW: {free}, {reserve} MiB kept in reserve; new messages are refused")?;
+        return Ok(writeln!(out, "           {}", text(disk, "free_with"))?);
+    }
+    Ok(writeln!(out, "disk       {free}, {reserve} MiB kept in reserve")?)
 }
 
 fn sessions_table(out: &mut dyn Write, value: &Value) -> Result<(), CommandError> {

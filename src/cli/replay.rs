@@ -15,7 +15,7 @@ use crate::host::folder::DataFolder;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
 use crate::replay::report::{Divergence, Report};
-use crate::replay::{self, Mention, StateError, Subject};
+use crate::replay::{self, Dropped, Mention, StateError, Subject};
 
 /// Messages listed when a piece of text is found in several; the newest ones.
 const MENTIONS_MAX: usize = 20;
@@ -92,11 +92,21 @@ pub fn why(data: &Path, args: &WhyArgs) -> Result<(), CommandError> {
     }
     if found.lines.is_empty() {
         let text = format!("the journal knows no inbound message {message:?}");
-        let hint = "the chat client prints ids with --json; a piece of text finds messages whose text is in the \
-                    journal; messages of dropped segments are not known any more";
+        let ids = "the chat client prints ids with --json; a piece of text finds messages whose text is in the journal";
+        let hint = match found.dropped {
+            Some(Dropped { before, .. }) => {
+                format!(
+                    "{ids}; records before {before} were dropped with older segments (journal.keep_bytes, keep_days)"
+                )
+            }
+            None => ids.to_owned(),
+        };
         return Err(CommandError::new(code::FAILURE, text, hint));
     }
     let out = &mut io::stdout().lock();
+    if let Some(Dropped { before, at }) = found.dropped.filter(|_| found.since_snapshot) {
+        writeln!(out, "before {before} at {at}: dropped with older segments")?;
+    }
     found.lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     if found.still.is_empty() {
         writeln!(out, "over: nothing is open")?;

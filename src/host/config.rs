@@ -18,6 +18,11 @@ use crate::machine::policy::{InDoubt, Policy};
 pub const FILE: &str = "lamplighter.toml";
 /// The longest duration that a policy may name.
 const SPAN_MAX: Ms = Ms::days(365);
+/// The journal alone writes 1 MiB ahead, and twice that while it rotates: a smaller reserve could be used up between
+/// two looks.
+const DISK_RESERVE_MIN: u64 = 8 << 20;
+/// A hundred years: more is a mistake.
+const KEEP_DAYS_MAX: u32 = 36_500;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -35,6 +40,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// How files are watched.
     pub reactor: ReactorConfig,
+    /// What the daemon leaves alone.
+    pub limits: LimitsConfig,
 }
 
 /// What is logged, and how.
@@ -83,6 +90,10 @@ pub struct JournalConfig {
     pub segment_bytes: u64,
     /// Which texts of messages are kept beside the decisions about them.
     pub bodies: BodiesKept,
+    /// Older segments are dropped when those that are not written to any more have more bytes.
+    pub keep_bytes: u64,
+    /// They are dropped when their last record is older than so many days; 0 keeps them as long as there is room.
+    pub keep_days: u32,
 }
 
 /// Which texts of messages the journal keeps.
@@ -208,6 +219,14 @@ pub struct ReactorConfig {
     pub heartbeat_every: Span,
 }
 
+/// What the daemon leaves alone.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// While the data folder's file system has fewer free bytes, no message is accepted; 0 turns this off.
+    pub disk_reserve: u64,
+}
+
 /// A duration as it is written: `"250ms"`, `"5s"`, `"10m"`, `"24h"`, `"30d"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Ms);
@@ -270,7 +289,13 @@ impl fmt::Display for Span {
 
 impl Default for JournalConfig {
     fn default() -> Self {
-        Self { sync: SyncMode::Group, segment_bytes: 64 << 20, bodies: BodiesKept::Full }
+        Self {
+            sync: SyncMode::Group,
+            segment_bytes: 64 << 20,
+            bodies: BodiesKept::Full,
+            keep_bytes: 1 << 30,
+            keep_days: 30,
+        }
     }
 }
 
@@ -322,6 +347,12 @@ impl Default for PolicyConfig {
 impl Default for ReactorConfig {
     fn default() -> Self {
         Self { resync: Span(Ms::secs(60)), heartbeat_every: Span(Ms::secs(5)) }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { disk_reserve: 64 << 20 }
     }
 }
 
@@ -512,6 +543,17 @@ impl Config {
         if !((64 << 10)..=(4 << 30)).contains(&self.journal.segment_bytes) {
             return fail("journal.segment_bytes", self.journal.segment_bytes.to_string(), "64 KiB to 4 GiB");
         }
+        if !((64 << 10)..=(1 << 50)).contains(&self.journal.keep_bytes) {
+            return fail("journal.keep_bytes", self.journal.keep_bytes.to_string(), "64 KiB to 1 PiB");
+        }
+        if self.journal.keep_days > KEEP_DAYS_MAX {
+            let found = self.journal.keep_days.to_string();
+            return fail("journal.keep_days", found, "0 (as long as there is room) to 36500");
+        }
+        let reserve = self.limits.disk_reserve;
+        if reserve > 0 && reserve < DISK_RESERVE_MIN {
+            return fail("limits.disk_reserve", reserve.to_string(), "0 (off), or 8 MiB and more");
+        }
         if self.runtime.process.command.as_ref().is_some_and(Vec::is_empty) {
             return fail("runtime.process.command", "empty".into(), "a program and its arguments");
         }
@@ -581,6 +623,9 @@ mod tests {
             ("[policy]\nslots = 0", "1 to 256"),
             ("[policy]\nin_doubt = \"maybe\"", "resend"),
             ("[agent]\nfolder = \"../x\"", "agent.folder"),
+            ("[limits]\ndisk_reserve = 1", "0 (off), or 8 MiB and more"),
+            ("[journal]\nkeep_bytes = 1000", "64 KiB to 1 PiB"),
+            ("[journal]\nkeep_days = 40000", "0 (as long as there is room)"),
             ("[agent]\nenv = [\"KEY=value\"]", "without values"),
             ("[runtime]\nkind = \"podman\"", "docker"),
             ("log = 3", ":1:"),

@@ -20,6 +20,7 @@ use super::control::Request;
 use super::event::Event;
 use super::facts;
 use super::perform::{Performer, plan};
+use super::space::Space;
 use super::texts::Texts;
 use super::unchanged::Unchanged;
 use super::{operator, status};
@@ -74,6 +75,7 @@ pub struct Daemon {
     recorder: Recorder,
     journal: Journal,
     performer: Performer,
+    space: Space,
     events: Receiver<Event>,
     clock: Arc<dyn Clock>,
     config: Arc<Config>,
@@ -100,6 +102,8 @@ pub struct Parts {
     pub journal: Journal,
     /// The parts that effects go to.
     pub performer: Performer,
+    /// Whether there is room for more.
+    pub space: Space,
     /// Where their news come from.
     pub events: Receiver<Event>,
     /// The clocks.
@@ -124,6 +128,7 @@ impl Daemon {
             recorder: parts.recorder,
             journal: parts.journal,
             performer: parts.performer,
+            space: parts.space,
             events: parts.events,
             clock: parts.clock,
             config: parts.config,
@@ -502,14 +507,19 @@ impl Daemon {
     fn arrived(&mut self, it: Arrived) -> Input {
         let facts = facts::of_content(&it.content, self.performer.data.installation());
         self.performer.bodies.arrived(it.channel, it.receipt, ArrivedBody { content: it.content });
-        Input::MessageArrived(Arrival {
+        let arrival = Arrival {
             channel: it.channel.to_owned(),
             receipt: it.receipt,
             chat: it.chat,
             thread: it.thread,
             message_id: it.message_id,
             facts,
-        })
+        };
+        if self.space.seen().low {
+            Input::ArrivalWithoutSpace(arrival)
+        } else {
+            Input::MessageArrived(arrival)
+        }
     }
 
     fn take_container(&mut self, event: ContainerEvent) -> Option<Input> {
@@ -558,6 +568,7 @@ impl Daemon {
                     runtime: self.performer.containers.name(),
                     journal_last: self.journal.last(),
                     journal_synced: self.journal.synced_through(),
+                    space: &self.space,
                 },
             )),
             Request::SessionShow { session } => {

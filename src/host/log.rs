@@ -1,4 +1,6 @@
 //! The log: one root logger, built once; children carry ids.
+//!
+//! Invariant: a log that cannot be written, on a full disk for example, stops nobody.
 
 use std::sync::Mutex;
 
@@ -22,25 +24,24 @@ pub fn root(config: &LogConfig) -> Logger {
     match config.format {
         Format::Terminal => {
             let decorator = slog_term::TermDecorator::new().stderr().build();
-            let drain = slog_term::CompactFormat::new(decorator).build().fuse();
+            let drain = slog_term::CompactFormat::new(decorator).build();
             Logger::root(behind_a_queue(LevelFilter::new(drain, level)), o!())
         }
         Format::Json => {
-            let drain = Mutex::new(slog_json::Json::default(std::io::stderr())).map(slog::Fuse);
+            let drain = Mutex::new(slog_json::Json::default(std::io::stderr()));
             Logger::root(behind_a_queue(LevelFilter::new(drain, level)), values)
         }
     }
 }
 
-fn behind_a_queue<D>(drain: D) -> slog::Fuse<slog_async::Async>
+fn behind_a_queue<D>(drain: D) -> impl Drain<Ok = (), Err = slog::Never>
 where
-    D: Drain<Err = slog::Never> + Send + 'static,
-    D::Ok: Send,
-    LevelFilter<D>: Drain,
+    D: Drain + Send + 'static,
 {
-    slog_async::Async::new(drain.fuse())
+    // Fused drains panic where a write fails, and the one behind the queue would do so in whoever logs next.
+    slog_async::Async::new(drain.ignore_res())
         .chan_size(WAITING_MAX)
         .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
         .build()
-        .fuse()
+        .ignore_res()
 }

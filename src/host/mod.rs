@@ -15,6 +15,7 @@ pub mod lanes;
 pub mod log;
 pub mod operator;
 pub mod perform;
+pub mod space;
 pub mod startup;
 pub mod status;
 pub mod texts;

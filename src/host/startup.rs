@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, unbounded};
 use slog::{Logger, info, warn};
@@ -16,6 +17,7 @@ use super::daemon::{Daemon, Ended, Parts};
 use super::event::Event;
 use super::folder::{DataFolder, FolderError};
 use super::perform::{Performer, send};
+use super::space::{self, Space};
 use super::unchanged::Unchanged;
 use super::{agent, facts, operator};
 use crate::base::{At, BootNo, Clock, Ms, OsDisk, RecordNo, SessionName, SessionNo, Wall};
@@ -25,6 +27,7 @@ use crate::containers::Containers;
 use crate::containers::process::Processes;
 use crate::journal::boot::{self, BootError};
 use crate::journal::recovery::{self, RecoverError};
+use crate::journal::retention::{Dropped, Keep, Retention};
 use crate::journal::segment::Header;
 use crate::journal::wire::digest::Digests;
 use crate::journal::wire::recorder::Recorder;
@@ -98,7 +101,8 @@ impl StartError {
             Self::Folder(error) => error.hint().into(),
             Self::Boot(error) => error.hint().into(),
             Self::Recover(error) => error.hint().into(),
-            Self::Replay(_) | Self::Journal(_) | Self::Ended(_) => {
+            Self::Journal(error) | Self::Ended(Ended::Journal(error)) => error.hint(),
+            Self::Replay(_) | Self::Ended(_) => {
                 "see that the journal folder is the daemon's own and that the disk has space".into()
             }
             Self::Env(_) => "write one KEY=VALUE a line".into(),
@@ -141,6 +145,22 @@ pub fn start(
     clock: Arc<dyn Clock>,
     build: String,
 ) -> Result<Started, StartError> {
+    let source = space::Source::of(data.root());
+    start_with(data, config, log, clock, build, source)
+}
+
+/// As [`start`], with another source of what is known about free space.
+///
+/// # Errors
+/// See [`start`].
+pub fn start_with(
+    data: DataFolder,
+    config: Config,
+    log: &Logger,
+    clock: Arc<dyn Clock>,
+    build: String,
+    source: space::Source,
+) -> Result<Started, StartError> {
     // Before any other thread uses SQLite.
     install_guards();
     let config = Arc::new(config);
@@ -161,7 +181,7 @@ pub fn start(
     let recorder = Recorder::with(digests);
     let first = RecordNo::first_of(boot);
     let synced = events.clone();
-    let journal = Journal::begin(
+    let mut journal = Journal::begin(
         Arc::new(OsDisk),
         &data.journal(),
         &Header::new(data.installation(), first, &build),
@@ -169,6 +189,7 @@ pub fn start(
         mode,
         Box::new(move |told| send(&synced, Event::Synced(told))),
     )?;
+    journal.retain(retention(&config, Arc::clone(&clock), log.clone()));
     let performer = Performer::new(
         data.clone(),
         Arc::clone(&config),
@@ -180,11 +201,14 @@ pub fn start(
         env,
     )
     .map_err(io("start a thread"))?;
+    let space = Space::start(source, config.limits.disk_reserve, data.root(), log.clone())
+        .map_err(io("start a thread"))?;
     let mut daemon = Daemon::new(Parts {
         machine,
         recorder,
         journal,
         performer,
+        space,
         events: news,
         clock: Arc::clone(&clock),
         config: Arc::clone(&config),
@@ -231,6 +255,29 @@ fn load(
     let downtime = Ms(u64::try_from((now - loaded.last_wall.0).max(0) / 1_000).unwrap_or(0));
     let at = loaded.last_at + downtime;
     Ok((loaded.machine, loaded.digests, at, downtime))
+}
+
+/// What of the journal is kept, and what is said about it.
+fn retention(config: &Config, clock: Arc<dyn Clock>, log: Logger) -> Retention {
+    let days = config.journal.keep_days;
+    let keep = Keep { bytes: config.journal.keep_bytes, age: (days > 0).then(|| Ms::days(u64::from(days))) };
+    // A folder that refuses does so at every rotation: once is enough, until it goes again.
+    let warned = AtomicBool::new(false);
+    let on_dropped = move |told| match told {
+        Ok(Dropped { segments, bytes, before }) => {
+            warned.store(false, Ordering::Relaxed);
+            if segments > 0 {
+                info!(log, "dropped the oldest segments of the journal";
+                    "segments" => segments, "bytes" => bytes, "before" => %before);
+            }
+        }
+        Err(error) => {
+            if !warned.swap(true, Ordering::Relaxed) {
+                warn!(log, "old segments of the journal stay, so it grows beyond journal.keep_bytes"; "why" => %error);
+            }
+        }
+    };
+    Retention { keep, clock, on_dropped: Box::new(on_dropped) }
 }
 
 fn runtime(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::space::Space;
 use crate::base::{At, RecordNo, SessionNo};
 use crate::machine::state::{Hold, InState, Item, OutState, Phase, Session, Source, State, Wait};
 use crate::reactor::Stats;
@@ -24,6 +25,8 @@ pub struct Surroundings<'a> {
     pub journal_last: RecordNo,
     /// The last durable record.
     pub journal_synced: RecordNo,
+    /// Free space on the disk.
+    pub space: &'a Space,
 }
 
 /// Everything in short.
@@ -32,11 +35,16 @@ pub fn status(state: &State, around: &Surroundings<'_>) -> Value {
     let destinations: Vec<Value> =
         state.destinations().values().filter_map(|it| destination(state, it, around.at)).collect();
     let reactor = around.reactor;
+    let disk = around.space.seen();
     json!({
         "build": around.build,
         "uptime_s": around.uptime.as_secs(),
         "runtime": around.runtime,
         "journal": {"last": around.journal_last.to_string(), "synced": around.journal_synced.to_string()},
+        "disk": {
+            "free": disk.free, "reserve": around.space.reserve(), "low": disk.low,
+            "free_with": disk.low.then(|| around.space.free_with()),
+        },
         "slots": {"used": state.alive().len(), "of": state.policy().slots, "waiting": state.queue().len()},
         "messages": {"inbound_open": state.inbounds().len(), "outbound_open": state.outbounds().len()},
         "channels": state.directory().channels.iter()

@@ -47,6 +47,9 @@ pub fn refusal(refusal: &Refusal) -> String {
         Refusal::NotWritten(why) => format!("it could not be stored: {why}"),
         Refusal::TooLarge => "it is larger than a message may be".into(),
         Refusal::TooMany(n) => format!("{n} messages of this chat wait already; send it again later"),
+        Refusal::NoSpace => {
+            "the host's disk is almost full; send it again when its operator has made room".into()
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The storage of the journal against torn tails, lost pages, failing disks and crashes in mid-rotation.
 
 mod disk;
+mod retention;
 mod rotation;
 mod tail;
 

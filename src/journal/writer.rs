@@ -16,6 +16,8 @@
 //! 4. The journal's thread syncs the old segment, then the new one; only now does the watermark rise past the
 //!    switch, and the old segment is cut at the snapshot. Left: the overlap. Recovery cuts it.
 //!
+//! Old segments are dropped on the thread of step 2, when its segment is there; see [`super::retention`].
+//!
 //! Invariant: a failed write or sync is final. What a disk said it lost is never taken for written at the
 //! next try.
 //! Invariant: no segment is created before all records below its snapshot are durable.
@@ -27,6 +29,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::frame::{self, Kind};
+use super::retention::Retention;
 use super::segment::{self, Header};
 use crate::base::{Disk, RecordNo};
 
@@ -64,6 +67,29 @@ pub struct JournalError {
     pub path: PathBuf,
     /// What the system said.
     pub why: String,
+    /// The file system, or somebody's share of it, is full.
+    pub no_space: bool,
+}
+
+impl JournalError {
+    fn new(doing: &'static str, path: PathBuf, error: &io::Error) -> Self {
+        let no_space = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        Self { doing, path, why: error.to_string(), no_space }
+    }
+
+    /// What may be done about it.
+    pub fn hint(&self) -> String {
+        let folder = self.path.parent().unwrap_or(&self.path).display();
+        if self.no_space {
+            return format!(
+                "make room on the file system of {folder} and start again; nothing was done unrecorded, and \
+                 limits.disk_reserve keeps room for the journal"
+            );
+        }
+        format!(
+            "see that {folder} is the daemon's own and that its disk is sound; nothing was done unrecorded"
+        )
+    }
 }
 
 struct Shared {
@@ -104,6 +130,7 @@ pub struct Journal {
     zeros: Vec<u8>,
     last: RecordNo,
     rotation: Option<Rotation>,
+    retention: Option<Arc<Retention>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -173,11 +200,8 @@ impl Journal {
         mode: Sync,
         on_synced: OnSynced,
     ) -> Result<Self, JournalError> {
-        let fail = |doing, error: &io::Error| JournalError {
-            doing,
-            path: folder.join(segment::file_name(header.first)),
-            why: error.to_string(),
-        };
+        let path = folder.join(segment::file_name(header.first));
+        let fail = |doing, error: &io::Error| JournalError::new(doing, path.clone(), error);
         let made = create(&*disk, folder, header, snapshot).map_err(|error| fail("create", &error))?;
         let (file, last) = (Arc::new(made.file), RecordNo(header.first.0.saturating_sub(1)));
         let state = State {
@@ -209,9 +233,17 @@ impl Journal {
             zeros: vec![0; AHEAD],
             last,
             rotation: None,
+            retention: None,
             shared,
             thread: Some(thread),
         })
+    }
+
+    /// Drops what is due of the segments before the open one, and from now on at each rotation.
+    pub fn retain(&mut self, retention: Retention) {
+        // The open segment was durable when it began, so none before it is needed.
+        retention.pass(&*self.disk, &self.folder, self.first, None);
+        self.retention = Some(Arc::new(retention));
     }
 
     /// Appends whole frames, whose records go on after [`Journal::last`] without a gap and end with `last`.
@@ -261,7 +293,7 @@ impl Journal {
 
     /// Notes a failure, and gives the first one.
     fn fail(&self, doing: &'static str, error: &io::Error) -> JournalError {
-        let error = JournalError { doing, path: self.path.clone(), why: error.to_string() };
+        let error = JournalError::new(doing, self.path.clone(), error);
         let first = lock(&self.shared.state).error.get_or_insert(error).clone();
         self.shared.changed.notify_all();
         first
@@ -329,9 +361,16 @@ impl Journal {
         debug_assert_eq!(header.first, first, "the snapshot is of another state");
         let header = Header { first, ..header };
         let (disk, folder, old) = (Arc::clone(&self.disk), self.folder.clone(), Arc::clone(&self.file));
+        let (retention, cut) = (self.retention.clone(), self.position);
         let thread = std::thread::Builder::new().name("rotation".into()).spawn(move || {
             disk.sync("JOURNAL:ROTATE-SYNC", &old)?;
-            create(&*disk, &folder, &header, &snapshot())
+            let made = create(&*disk, &folder, &header, &snapshot())?;
+            if let Some(retention) = retention {
+                // The old segment has all that the one before it has, durable since the sync above. It stays itself:
+                // the new one may never be switched to.
+                retention.pass(&*disk, &folder, header.first, Some(cut));
+            }
+            Ok(made)
         });
         // Without a thread the segment grows on, and the caller tries again.
         if let Ok(thread) = thread {
@@ -428,8 +467,8 @@ impl Drop for Watched<'_> {
         if std::thread::panicking() {
             let mut state = lock(&self.0.state);
             let path = state.path.clone();
-            let why = "the thread that syncs it panicked".to_owned();
-            state.error.get_or_insert(JournalError { doing: "sync", path, why });
+            let why = io::Error::other("the thread that syncs it panicked");
+            state.error.get_or_insert(JournalError::new("sync", path, &why));
             self.0.changed.notify_all();
         }
     }
@@ -456,7 +495,7 @@ fn sync_all(shared: &Shared, disk: &dyn Disk, mode: Sync, on_synced: &OnSynced) 
         match done {
             Ok(()) => state.synced = state.synced.max(upto),
             Err(error) => {
-                let error = JournalError { doing: "sync", path, why: error.to_string() };
+                let error = JournalError::new("sync", path, &error);
                 state.error.get_or_insert(error);
             }
         }

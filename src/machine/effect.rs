@@ -265,6 +265,8 @@ pub enum Refusal {
     TooLarge,
     /// So many messages of this chat wait already.
     TooMany(u32),
+    /// The disk has less free space than is kept in reserve.
+    NoSpace,
 }
 
 /// Why a container is stopped.

@@ -156,6 +156,8 @@ pub enum Input {
         /// Which.
         sessions: Vec<SessionNo>,
     },
+    /// A channel brought a message while the disk had less free space than is kept in reserve.
+    ArrivalWithoutSpace(Arrival),
 }
 
 /// What the daemon knows when it starts.
@@ -471,6 +473,7 @@ impl Input {
             Self::TimerDue { .. } => "timer-due",
             Self::ShutdownAsked => "shutdown-asked",
             Self::SessionsUnchanged { .. } => "sessions-unchanged",
+            Self::ArrivalWithoutSpace(_) => "arrival-without-space",
         }
     }
 }

@@ -124,6 +124,7 @@ impl Step<'_> {
             Input::ClockSet { offset } => self.on_clock_set(offset),
             Input::PolicyChanged(policy) => self.on_policy_changed(policy),
             Input::MessageArrived(it) => self.on_arrival(it),
+            Input::ArrivalWithoutSpace(it) => self.on_arrival_without_space(it),
             Input::OperatorAsked { request, ask } => self.on_asked(request, ask),
             Input::InboundWritten { effect, seq, duplicate } => {
                 self.on_inbound_written(effect, seq, duplicate)

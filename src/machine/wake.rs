@@ -48,6 +48,13 @@ impl Step<'_> {
         self.write_inbound(session, id, chat, true, body);
     }
 
+    /// Nothing new is taken that would have to be stored; its sender keeps it. What was taken goes on.
+    pub(super) fn on_arrival_without_space(&mut self, it: Arrival) {
+        let reason =
+            if self.state.core().life == Life::Open { Refusal::NoSpace } else { Refusal::ShuttingDown };
+        self.tell(Effect::RefuseInbound { channel: it.channel, receipt: it.receipt, reason });
+    }
+
     /// Adds an inbound message and has its row written.
     pub(super) fn write_inbound(
         &mut self,

@@ -453,7 +453,7 @@ pub(super) fn session_of(state: &State, input: &Input) -> Option<SessionNo> {
         | Input::DeliveryFailed { effect, .. }
         | Input::EffectDone { effect, .. } => session_of_effect(state, *effect),
         Input::SessionFound(it) => state.session_no(&it.name),
-        Input::MessageArrived(it) => {
+        Input::MessageArrived(it) | Input::ArrivalWithoutSpace(it) => {
             state.directory().chats.get(&(it.channel.clone(), it.chat.clone())).copied()
         }
         Input::OperatorAsked { ask, .. } => Some(match ask {

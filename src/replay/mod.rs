@@ -75,7 +75,9 @@ pub fn load(folder: &Path) -> Result<Option<Loaded>, ReplayError> {
 /// # Errors
 /// When there is no segment, or one cannot be read.
 pub fn why(path: &Path, subject: &Subject) -> Result<Why, ReplayError> {
-    why_source(&mut Segments::open(path)?, subject)
+    let found = why_source(&mut Segments::open(path)?, subject)?;
+    // A single segment begins where it begins; that says nothing about those before it.
+    Ok(if path.is_dir() { found } else { Why { dropped: None, ..found } })
 }
 
 /// Which inbound message is asked about.
@@ -99,6 +101,19 @@ pub struct Why {
     pub lines: Vec<Line>,
     /// What it and its replies wait for where the journal ends; empty when all of it is over.
     pub still: Vec<String>,
+    /// What came before the first segment, if there was anything.
+    pub dropped: Option<Dropped>,
+    /// The message was open where the first segment begins: what happened to it before is not told.
+    pub since_snapshot: bool,
+}
+
+/// Where a journal begins whose older segments were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// The first record that is there.
+    pub before: RecordNo,
+    /// The time of the last record before it.
+    pub at: At,
 }
 
 /// The machine in the state before record `at`, or in the state in which the journal ends.
@@ -346,11 +361,17 @@ pub fn why_source<S: Source>(source: &mut S, subject: &Subject) -> Result<Why, S
         Subject::Id(id) => Some(id.clone()),
         Subject::Seq { session, seq } => id_of_seq(source, session, *seq)?,
     };
-    let Some(id) = id else { return Ok(Why::default()) };
+    let dropped = dropped(source)?;
+    let Some(id) = id else { return Ok(Why { dropped, ..Why::default() }) };
     let mut tracer = Tracer::new(id);
+    let (mut since_snapshot, mut is_first) = (false, true);
     let fold = fold_source(source, |stop| {
         match stop {
-            Stop::Snapshot(state) => tracer.snapshot(state),
+            Stop::Snapshot(state) => {
+                tracer.snapshot(state);
+                since_snapshot |= is_first && tracer.has_begun();
+                is_first = false;
+            }
             Stop::Text(text) => tracer.text(text),
             Stop::Step(step) => tracer.step(&step),
             Stop::Tail(_) | Stop::Damaged(_) => {}
@@ -358,7 +379,24 @@ pub fn why_source<S: Source>(source: &mut S, subject: &Subject) -> Result<Why, S
         ControlFlow::Continue(())
     })?;
     let still = tracer.still(fold.machine().state());
-    Ok(Why { lines: tracer.into_lines(), still })
+    Ok(Why { lines: tracer.into_lines(), still, dropped, since_snapshot })
+}
+
+/// What came before the first segment. Its snapshot tells: a journal from its beginning begins with a machine that
+/// has stepped nothing.
+fn dropped<S: Source>(source: &mut S) -> Result<Option<Dropped>, S::Error> {
+    let mut fold = Fold::default();
+    let mut first = None;
+    source.read(&mut |piece| {
+        if let Piece::Segment(facts) = piece {
+            first = first.or(Some(facts.first));
+        }
+        let going = advance(&mut fold, piece).is_ok() && !fold.has_started();
+        if going { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let core = fold.machine().state().core();
+    let has_past = fold.has_started() && core.record > RecordNo(0);
+    Ok(first.filter(|_| has_past).map(|before| Dropped { before, at: core.at }))
 }
 
 /// The row id of the message with a seq in a session; the newest, should a folder have been made anew.

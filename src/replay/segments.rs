@@ -49,6 +49,11 @@ pub enum ReplayError {
 }
 
 impl ReplayError {
+    /// Whether a segment is not there any more.
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Segment(SegmentError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// What may be done about it.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -165,12 +170,17 @@ impl Source for Segments {
 
     fn read(&mut self, take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>) -> Result<(), ReplayError> {
         let (paths, unused) = self.standing()?;
+        let mut begun = false;
         for (index, path) in paths.iter().enumerate() {
             let next = paths.get(index + 1);
             let may_have_tail = self.newest && next.is_none();
             let until = next.and_then(|path| segment::first_of(path.file_name()?.to_str()?));
-            if read_segment(path, until, may_have_tail, take)?.is_break() {
-                return Ok(());
+            match read_segment(path, until, may_have_tail, take) {
+                // A daemon drops the oldest segments: it went since it was listed.
+                Err(error) if !begun && next.is_some() && error.is_gone() => continue,
+                Err(error) => return Err(error),
+                Ok(flow) if flow.is_break() => return Ok(()),
+                Ok(_) => begun = true,
             }
         }
         if let Some(unused) = unused {

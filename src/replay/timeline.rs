@@ -128,6 +128,11 @@ impl Tracer {
         self.lines
     }
 
+    /// Whether there is anything to tell yet.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
     /// Takes up a message that a snapshot holds open already.
     pub(super) fn snapshot(&mut self, state: &State) {
         if self.message.is_some() {
@@ -185,7 +190,7 @@ impl Tracer {
     /// What the input itself says.
     fn input(&mut self, record: RecordNo, at: At, input: &Input) {
         match input {
-            Input::MessageArrived(it) => self.arrived(record, at, it),
+            Input::MessageArrived(it) | Input::ArrivalWithoutSpace(it) => self.arrived(record, at, it),
             Input::SessionFound(it) => self.found(record, at, it),
             Input::OutboundRead { session, reading } | Input::Looked { session, reading, .. } => {
                 if let (true, Reading::Rows(rows)) = (self.session == Some(*session), reading) {

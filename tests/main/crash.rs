@@ -107,9 +107,10 @@ fn follow(client: &mut Client, id: &str, seen: &Mutex<Seen>) -> bool {
     false
 }
 
-fn crash(what: &str, mut kill: impl FnMut(&mut Daemon)) {
+/// `journal` is added to the section of that name, the last of the configuration.
+fn crash(what: &str, journal: &str, mut kill: impl FnMut(&mut Daemon)) {
     let mut chance = Chance::new();
-    let mut daemon = Daemon::start(CONFIG);
+    let mut daemon = Daemon::start(&format!("{CONFIG}{journal}"));
     let stop = Arc::new(AtomicBool::new(false));
     let seen: Vec<Arc<Mutex<Seen>>> = CHATS.iter().map(|_| Arc::default()).collect();
     let talkers: Vec<_> = CHATS
@@ -162,17 +163,18 @@ fn kill_runners(daemon: &Daemon) {
 
 #[test]
 fn a_killed_daemon_loses_no_message_and_answers_none_twice() {
-    crash("daemon killed", kill_daemon);
+    crash("daemon killed", "", kill_daemon);
 }
 
 #[test]
 fn a_killed_runner_loses_no_message_and_answers_none_twice() {
-    crash("runners killed", |daemon| kill_runners(daemon));
+    crash("runners killed", "", |daemon| kill_runners(daemon));
 }
 
 #[test]
 fn both_killed_at_once_lose_no_message_and_answer_none_twice() {
-    crash("both killed", |daemon| {
+    // Here old segments are dropped meanwhile; the others replay all that happened.
+    crash("both killed", "keep_bytes = 65536\n", |daemon| {
         kill_runners(daemon);
         kill_daemon(daemon);
     });

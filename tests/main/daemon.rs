@@ -92,6 +92,43 @@ fn a_message_is_found_by_its_text_unless_texts_are_not_kept() {
 }
 
 #[test]
+fn old_segments_are_dropped_and_what_they_told_is_named_as_gone() {
+    let mut daemon = Daemon::start("[journal]\nsync = \"none\"\nsegment_bytes = 65536\nkeep_bytes = 65536\n");
+    let mut held = daemon.client("held");
+    held.say("m0", "hello").unwrap();
+    held.upto("settled", "m0");
+    daemon.ok(&["session", "stop", "s1"]);
+    held.say("m1", "wait").unwrap();
+    held.upto("accepted", "m1");
+    assert!(daemon.ok(&["why", "m1"]).contains("arrived on chat"));
+
+    let first = daemon.data().join("journal/0000000100000000.ltj");
+    let mut client = daemon.client("main");
+    for n in 0..500 {
+        if !first.exists() {
+            break;
+        }
+        client.say(&format!("n{n}"), "something to talk about").unwrap();
+        client.upto("settled", &format!("n{n}"));
+    }
+    assert!(!first.exists(), "{}", daemon.ok(&["journal", "ls"]));
+    until("it is told", || daemon.log().contains("dropped the oldest segments"));
+
+    let way = daemon.ok(&["why", "m1"]);
+    let mut lines = way.lines();
+    let (before, open) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    assert!(before.starts_with("before 1.") && before.ends_with(": dropped with older segments"), "{way}");
+    assert!(open.contains("open in the snapshot"), "{way}");
+    let output = daemon.run(&["why", "m0"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("records before 1.") && said.contains("were dropped"), "{said}");
+    daemon.stop();
+    daemon.replays();
+    assert!(daemon.ok(&["journal", "check"]).contains("whole"));
+}
+
+#[test]
 fn after_a_clean_end_only_sessions_that_changed_are_opened() {
     let mut daemon = Daemon::start("");
     daemon.ok(&["chat", "--chat", "one", "hi"]);

@@ -7,5 +7,6 @@ mod fixtures;
 mod foreign_runner;
 mod recorded;
 mod sabotage;
+mod space;
 mod support;
 mod tidy;

@@ -7,14 +7,14 @@ use std::sync::{Mutex, mpsc};
 use super::*;
 
 /// Fails the n-th call of one label, and notes all labels in order.
-struct FailAt {
+pub(super) struct FailAt {
     label: &'static str,
     left: Mutex<u32>,
     seen: Mutex<Vec<&'static str>>,
 }
 
 impl FailAt {
-    fn new(label: &'static str, left: u32) -> Arc<Self> {
+    pub fn new(label: &'static str, left: u32) -> Arc<Self> {
         Arc::new(Self { label, left: Mutex::new(left), seen: Mutex::default() })
     }
 
@@ -58,6 +58,10 @@ impl Disk for FailAt {
     fn sync_dir(&self, op: &'static str, folder: &Path) -> io::Result<()> {
         self.check(op)?;
         OsDisk.sync_dir(op, folder)
+    }
+    fn remove(&self, op: &'static str, path: &Path) -> io::Result<()> {
+        self.check(op)?;
+        OsDisk.remove(op, path)
     }
     fn truncate(&self, op: &'static str, file: &File, len: u64) -> io::Result<()> {
         self.check(op)?;

@@ -93,6 +93,7 @@ mirror! {
         NotWritten(why: String),
         TooLarge,
         TooMany(limit: u32),
+        NoSpace,
     }
 }
 

@@ -45,6 +45,7 @@ mirror! {
         TimerDue { key: timers::TimerKey, deadline: At },
         ShutdownAsked,
         SessionsUnchanged { sessions: Vec<SessionNo> },
+        ArrivalWithoutSpace(it: input::Arrival),
     }
 }
 

@@ -182,6 +182,19 @@ impl SnapshotReader {
     }
 }
 
+/// The core at the head of a snapshot's first part. `schema` is what the segment's header names.
+///
+/// # Errors
+/// When the schema is not known, or the bytes do not begin with a head of it.
+pub fn read_core(schema: u32, mut part: &[u8]) -> Result<Core, RecordError> {
+    match upcast(schema)? {
+        Schema::V1 => match take_wire::<Item<'static>>(&mut part, "a snapshot")? {
+            Item::Head { core, .. } => Ok(Core::from_wire(core)?),
+            _ => Err(damaged("it does not begin with its head")),
+        },
+    }
+}
+
 fn add<'a, K: Mirror + Ord + 'a, V: Mirror + 'a>(
     map: &mut BTreeMap<K, V>,
     key: K::Wire<'a>,

@@ -9,6 +9,7 @@ use crate::machine::input::*;
 #[derive(Clone, Debug)]
 enum Act {
     Arrive(u8, u8),
+    Space(bool),
     Claim(u8, u8),
     Complete(u8, u8),
     Fail(u8, u8),
@@ -57,6 +58,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (-400_000_000_000i64..400_000_000_000).prop_map(Act::Clock),
         1 => chat.clone().prop_map(Act::Heartbeat),
         1 => (chat.clone(), 0u64..10_000_000).prop_map(|(c, ms)| Act::Tool(c, ms)),
+        1 => any::<bool>().prop_map(Act::Space),
         1 => any::<bool>().prop_map(Act::StartsFail),
         1 => any::<bool>().prop_map(Act::Stubborn),
         1 => chat.prop_map(Act::Replaced),
@@ -68,6 +70,7 @@ fn apply(world: &mut World, act: &Act) {
     let of = |world: &World, c: u8| world.session_of(&name(c));
     match *act {
         Act::Arrive(c, i) => world.arrive(&name(c), &format!("m{i}")),
+        Act::Space(low) => world.space_low = low,
         Act::Wait(ms) => {
             let until = world.at + Ms(ms);
             world.wait(until);

@@ -2,8 +2,8 @@
 //!
 //! Commands: `policy k=v…`, `boot [alive] [plain]`, `arrive CHAT ID`, `CHAT: act, act…`, `heartbeat CHAT`,
 //! `exit CHAT N|signal N`, `late-exit CHAT`, `channel up|down|accepts|transient|permanent|nobody|silent`,
-//! `somebody CHAT`, `starts fail|work`, `stubborn on|off`, `writes wait|end`, `clock ±MS`, `wait DURATION`,
-//! `stop CHAT`, `start CHAT`, `retry CHAT ID`, `resend CHAT ID`, `drop CHAT ID`, `shutdown`, `show`.
+//! `somebody CHAT`, `starts fail|work`, `stubborn on|off`, `writes wait|end`, `space low|back`, `clock ±MS`,
+//! `wait DURATION`, `stop CHAT`, `start CHAT`, `retry CHAT ID`, `resend CHAT ID`, `drop CHAT ID`, `shutdown`, `show`.
 //!
 //! Acts change the session's folder: `begin` (what a runner does first), `claim ID…`, `complete ID…`, `fail ID`,
 //! `release ID`, `give-back ID`, `reply ID [CHAT]`, `tool MS`, `tool-end`, `announce DURATION`, `touch`, `replaced`,
@@ -124,6 +124,7 @@ fn act(world: &mut World, line: &str) {
                 world.input(written);
             }
         }
+        ["space", mode] => world.space_low = *mode == "low",
         ["stubborn", mode] => world.stubborn = *mode == "on",
         ["clock", by] => {
             world.offset += by.parse::<i64>().unwrap() * 1_000;

@@ -54,6 +54,8 @@ pub struct World {
     pub running: BTreeMap<SessionNo, Attempt>,
     /// Containers that do not stop when they are asked to.
     pub stubborn: bool,
+    /// Messages arrive while there is no space.
+    pub space_low: bool,
     /// Ends of writes that are kept back.
     pub held_writes: Option<Vec<Input>>,
     pub log: Vec<String>,
@@ -77,6 +79,7 @@ impl World {
             folders: BTreeMap::new(),
             running: BTreeMap::new(),
             stubborn: false,
+            space_low: false,
             held_writes: None,
             log: Vec::new(),
             pending: VecDeque::new(),
@@ -163,14 +166,18 @@ impl World {
 
     pub fn arrive(&mut self, chat: &str, id: &str) {
         self.receipts += 1;
-        self.input(Input::MessageArrived(Arrival {
+        let arrival = Arrival {
             channel: "chat".into(),
             receipt: self.receipts,
             chat: format!("chat:{chat}"),
             thread: None,
             message_id: id.into(),
             facts: TextFacts::default(),
-        }));
+        };
+        self.input(match self.space_low {
+            true => Input::ArrivalWithoutSpace(arrival),
+            false => Input::MessageArrived(arrival),
+        });
     }
 
     pub fn folder(&mut self, no: SessionNo) -> &mut Folder {

@@ -15,7 +15,7 @@ use crate::replay::report::Class;
 use crate::replay::segments::ReplayError;
 use crate::replay::{Subject, load, state_at, verify, why};
 
-fn header(segment: &Segment) -> Header {
+pub(super) fn header(segment: &Segment) -> Header {
     Header {
         format: FORMAT,
         machine: MACHINE_VERSION,

@@ -1,6 +1,7 @@
 //! Replay of segments that are kept in memory; [`disk`] reads real ones.
 
 mod disk;
+mod retention;
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
