@@ -129,64 +129,120 @@ fn has_snapshot(path: &Path) -> Result<bool, ReplayError> {
     }
 }
 
+/// A place between two frames, to read on from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which segment.
+    segment: usize,
+    /// Where in it; none for its beginning.
+    within: Option<Within>,
+}
+
+/// A place within a segment, behind its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Within {
+    offset: u64,
+    /// The last record before it.
+    last: RecordNo,
+    /// The highest record that is known to be durable.
+    synced: RecordNo,
+}
+
 impl Source for Segments {
     type Error = ReplayError;
 
     fn read(&mut self, take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>) -> Result<(), ReplayError> {
+        self.read_from(Place::default(), &mut |_, piece| take(piece))
+    }
+}
+
+impl Segments {
+    /// Like [`Source::read`], from a place on that an earlier read gave; with each piece comes the place behind it.
+    pub(super) fn read_from(
+        &self,
+        from: Place,
+        take: &mut dyn FnMut(Place, Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<(), ReplayError> {
         let (paths, unused) = self.standing()?;
-        for (index, path) in paths.iter().enumerate() {
+        for (index, path) in paths.iter().enumerate().skip(from.segment) {
             let next = paths.get(index + 1);
-            let may_have_tail = self.newest && next.is_none();
-            let until = next.and_then(|path| segment::first_of(path.file_name()?.to_str()?));
-            if read_segment(path, until, may_have_tail, take)?.is_break() {
+            let bounds = Bounds {
+                from: from.within.filter(|_| index == from.segment),
+                until: next.and_then(|path| segment::first_of(path.file_name()?.to_str()?)),
+                may_have_tail: self.newest && next.is_none(),
+            };
+            let mut within =
+                |within, piece: Piece<'_>| take(Place { segment: index, within: Some(within) }, piece);
+            if read_segment(path, &bounds, &mut within)?.is_break() {
                 return Ok(());
             }
         }
         if let Some(unused) = unused {
-            let _: ControlFlow<()> = take(Piece::Tail(&unused));
+            let _: ControlFlow<()> = take(from, Piece::Tail(&unused));
         }
         Ok(())
     }
 }
 
-fn read_segment(
-    path: &Path,
+/// How much of a segment is read, and how.
+struct Bounds {
+    /// The place to go on from; none for all of it.
+    from: Option<Within>,
+    /// The record before which it ends.
     until: Option<RecordNo>,
     may_have_tail: bool,
-    take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+}
+
+fn read_segment(
+    path: &Path,
+    bounds: &Bounds,
+    take: &mut dyn FnMut(Within, Piece<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ReplayError> {
+    let &Bounds { from, until, may_have_tail } = bounds;
     let mut reader = SegmentReader::open(path)?;
-    let header = reader.header();
-    let facts = SegmentFacts {
-        first: header.first,
-        record_schema: header.record_schema,
-        digest_schema: header.digest_schema,
-    };
-    let mut flow = take(Piece::Segment(facts));
     let mut synced = RecordNo(0);
+    let mut flow = ControlFlow::Continue(());
+    if let Some(from) = from {
+        reader.resume(from.offset, from.last)?;
+        synced = from.synced;
+    } else {
+        let header = reader.header();
+        let facts = SegmentFacts {
+            first: header.first,
+            record_schema: header.record_schema,
+            digest_schema: header.digest_schema,
+        };
+        flow = take(Within { offset: reader.offset(), last: reader.last(), synced }, Piece::Segment(facts));
+    }
     while flow.is_continue() {
+        let last = reader.last();
         flow = match reader.next_frame() {
             Ok(None) => break,
-            Ok(Some(frame)) => match frame.kind {
-                Kind::Record if until.is_some_and(|until| frame.number >= until) => break,
-                Kind::Record => {
-                    synced = synced.max(synced_through(frame.body).unwrap_or_default());
-                    take(Piece::Record(frame.number, frame.body))
+            Ok(Some(frame)) => {
+                let offset = frame.offset + frame.len;
+                let here = Within { offset, last, synced };
+                match frame.kind {
+                    Kind::Record | Kind::Body if until.is_some_and(|until| frame.number >= until) => break,
+                    Kind::Record => {
+                        synced = synced.max(synced_through(frame.body).unwrap_or_default());
+                        let here = Within { offset, last: frame.number, synced };
+                        take(here, Piece::Record(frame.number, frame.body))
+                    }
+                    Kind::Snapshot => take(here, Piece::Snapshot(frame.body)),
+                    Kind::Body => take(here, Piece::Body(frame.body)),
+                    Kind::SnapshotEnd => ControlFlow::Continue(()),
                 }
-                Kind::Snapshot => take(Piece::Snapshot(frame.body)),
-                Kind::Body if until.is_some_and(|until| frame.number >= until) => break,
-                Kind::Body => take(Piece::Body(frame.body)),
-                Kind::SnapshotEnd => ControlFlow::Continue(()),
-            },
+            }
             Err(SegmentError::Damaged { path, offset, after, bad }) => {
                 let beyond = synced_beyond(&path, offset)
                     .map_err(|source| ReplayError::Io { path: path.clone(), source })?;
                 let why = format!("{} at offset {offset}, after record {after}: {bad}", path.display());
                 // As recovery judges it: what was not promised to be durable may be missing.
                 let tail = may_have_tail && after.next() > synced.max(beyond);
+                let here = Within { offset, last: after, synced };
                 let flow = match tail {
-                    true => take(Piece::Tail(&format!("a tail that was not durable yet: {why}"))),
-                    false => take(Piece::Damaged { after, why: &why }),
+                    true => take(here, Piece::Tail(&format!("a tail that was not durable yet: {why}"))),
+                    false => take(here, Piece::Damaged { after, why: &why }),
                 };
                 return Ok(flow);
             }

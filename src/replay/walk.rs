@@ -75,8 +75,17 @@ pub fn walk_source<S: Source>(
     mut take: impl FnMut(Stop<'_>) -> ControlFlow<()>,
 ) -> Result<(), S::Error> {
     let mut fold = Fold::default();
-    source.read(&mut |piece| match piece {
-        Piece::Record(number, bytes) => step(&mut fold, number, bytes, &mut take),
+    source.read(&mut |piece| give(&mut fold, piece, &mut take))
+}
+
+/// Gives one piece to a fold and what comes of it to `take`.
+pub(super) fn give(
+    fold: &mut Fold,
+    piece: Piece<'_>,
+    take: &mut impl FnMut(Stop<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    match piece {
+        Piece::Record(number, bytes) => step(fold, number, bytes, take),
         Piece::Body(bytes) => match body::decode(bytes) {
             Some(text) => take(Stop::Text(text)),
             None => ControlFlow::Continue(()),
@@ -86,7 +95,7 @@ pub fn walk_source<S: Source>(
             ControlFlow::Break(())
         }
         Piece::Segment(_) | Piece::Snapshot(_) | Piece::Damaged { .. } => {
-            let led = advance(&mut fold, piece);
+            let led = advance(fold, piece);
             match (piece, led) {
                 (Piece::Snapshot(_), _) if fold.has_started() => take(Stop::Snapshot(fold.machine().state())),
                 (_, Ok(())) => ControlFlow::Continue(()),
@@ -96,7 +105,7 @@ pub fn walk_source<S: Source>(
                 }
             }
         }
-    })
+    }
 }
 
 fn step(
