@@ -76,6 +76,10 @@ pub enum Command {
     Why(WhyArgs),
     /// Shows the state that the machine was in at a record.
     State(StateArgs),
+    /// Steps through a journal on the whole screen, forwards and backwards; `?` there shows the keys.
+    ///
+    /// Needs no daemon and changes nothing. A journal that a daemon writes is shown as it was when it was opened.
+    Step(StepArgs),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -263,6 +267,16 @@ pub struct StateArgs {
     /// Shows only this session and what belongs to it: its name, group/name, or its number.
     #[arg(long, value_name = "SESSION")]
     pub session: Option<String>,
+}
+
+/// `step`
+#[derive(Args, Debug)]
+pub struct StepArgs {
+    /// A segment (*.ltj) or a journal folder.
+    pub path: PathBuf,
+    /// The record (boot.n) to begin at; without it, the first.
+    #[arg(long, value_name = "RECORD")]
+    pub at: Option<String>,
 }
 
 /// `journal`

@@ -11,4 +11,5 @@ pub mod journal;
 pub mod operate;
 pub mod replay;
 pub mod run;
+pub mod step;
 pub mod table;

@@ -4,5 +4,6 @@ mod crash;
 mod daemon;
 mod foreign_runner;
 mod recorded;
+mod step;
 mod support;
 mod tidy;
