@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use crate::base::{EffectId, SessionNo};
+use crate::base::{EffectId, RecordNo, SessionNo};
 use crate::machine::state::{ComponentId, Owner, State};
 use crate::replay::cursor::Moment;
 use crate::replay::report::component_name;
@@ -180,7 +180,25 @@ fn pretty(value: &impl Debug) -> Vec<String> {
         // What has closed may be the single value of what closes next.
         while join_last(&mut lines) {}
     }
-    unwrapped(lines)
+    unwrapped(lines).iter().map(|line| readable(line)).collect()
+}
+
+/// What `Debug` wrote, with the numbers of records and attempts as they are written everywhere else: boot.n.
+pub fn readable(text: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(found) =
+        ["RecordNo(", "Attempt("].iter().filter_map(|name| Some(rest.find(name)? + name.len())).min()
+    {
+        let (before, behind) = rest.split_at(found);
+        let digits = behind.len() - behind.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, behind) = behind.split_at(digits);
+        out.push_str(before);
+        out.push_str(
+            &number.parse().map_or_else(|_| number.to_owned(), |number| RecordNo(number).to_string()),
+        );
+        rest = behind;
+    }
+    out + rest
 }
 
 /// Without the name around a single value: the value's own name says as much.
@@ -327,6 +345,14 @@ mod tests {
         assert_eq!(text, ["Outer {", "    at: Some(At(7)),", "    many: [", "        1,", "    ],", "}"]);
         assert_eq!(pretty(&Some(Outer { at: None, many: vec![1] }))[..2], ["Outer {", "    at: None,"]);
         assert_eq!(pretty(&Some((1, 2))), ["(", "    1,", "    2,", ")"]);
+    }
+
+    #[test]
+    fn numbers_of_records_are_written_as_everywhere_else() {
+        let text =
+            format!("{:?}", (RecordNo((3 << 32) | 17), crate::base::Attempt((1 << 32) | 4), RecordNo(2)));
+        assert_eq!(readable(&text), "(RecordNo(3.17), Attempt(1.4), RecordNo(0.2))");
+        assert_eq!(readable("RecordNo( Attempt(x)"), "RecordNo( Attempt(x)");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use super::panes::readable;
 use crate::base::{MessageNo, SessionNo};
 use crate::machine::state::{ComponentId, Source, State};
 use crate::replay::cursor::Passing;
@@ -111,8 +112,8 @@ impl Wanted {
             Breakpoint::Text(_) => {
                 let lower = |text: String| text.to_lowercase().contains(&self.needle);
                 lower(step.input.name().to_owned())
-                    || lower(format!("{:?}", step.input))
-                    || step.effects.iter().any(|it| lower(format!("{} {it:?}", it.name())))
+                    || lower(readable(&format!("{:?}", step.input)))
+                    || step.effects.iter().any(|it| lower(readable(&format!("{} {it:?}", it.name()))))
                     || passing.texts.iter().any(|(_, text)| lower(text.clone()))
             }
             Breakpoint::Message(id) => {
