@@ -166,7 +166,7 @@ impl Cursor {
     /// # Errors
     /// When there is no segment, or one cannot be read.
     pub fn open(path: &Path, mut progress: impl FnMut(usize)) -> Result<Self, ReplayError> {
-        let segments = Segments::open(path)?;
+        let segments = Segments::open(path)?.settled()?;
         let start = Checkpoint { next: 0, place: Place::default(), fold: Fold::default() };
         let (mut rows, mut names): (Vec<Packed>, Vec<&'static str>) = Default::default();
         let mut far = Checkpoints { kept: vec![start.clone()], spacing: SPACING, weight: 0 };

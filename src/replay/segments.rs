@@ -68,6 +68,8 @@ pub struct Segments {
     paths: Vec<PathBuf>,
     /// The last of them is the newest of its journal, the only one that may end in a tail.
     newest: bool,
+    /// Set once it was found out how much of them there is to read: what is said of a newest one that is left out.
+    settled: Option<Option<String>>,
 }
 
 impl Segments {
@@ -77,13 +79,13 @@ impl Segments {
     /// When the path cannot be read or holds no segment.
     pub fn open(path: &Path) -> Result<Self, ReplayError> {
         if !path.is_dir() {
-            return Ok(Self { paths: vec![path.to_owned()], newest: true });
+            return Ok(Self { paths: vec![path.to_owned()], newest: true, settled: None });
         }
         let paths = list(path)?;
         if paths.is_empty() {
             return Err(ReplayError::Empty { path: path.to_owned() });
         }
-        Ok(Self { paths, newest: true })
+        Ok(Self { paths, newest: true, settled: None })
     }
 
     /// Each segment of a folder on its own, the newest first.
@@ -91,12 +93,24 @@ impl Segments {
     /// # Errors
     /// When the folder cannot be read.
     pub fn newest_first(folder: &Path) -> Result<Vec<Self>, ReplayError> {
-        let alone = |(index, path)| Self { paths: vec![path], newest: index == 0 };
+        let alone = |(index, path)| Self { paths: vec![path], newest: index == 0, settled: None };
         Ok(list(folder)?.into_iter().rev().enumerate().map(alone).collect())
+    }
+
+    /// Finds out once how much there is to read, so that later reads are of the same segments and need not look again.
+    pub(super) fn settled(mut self) -> Result<Self, ReplayError> {
+        let (paths, unused) = self.standing()?;
+        let len = paths.len();
+        self.paths.truncate(len);
+        self.settled = Some(unused);
+        Ok(self)
     }
 
     /// How much of the segments there is to read: the newest may have been begun and never switched to.
     fn standing(&self) -> Result<(&[PathBuf], Option<String>), ReplayError> {
+        if let Some(unused) = &self.settled {
+            return Ok((&self.paths, unused.clone()));
+        }
         let Some((last, before)) = self.paths.split_last() else { return Ok((&[], None)) };
         if before.is_empty() || has_snapshot(last)? {
             return Ok((&self.paths, None));
