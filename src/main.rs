@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser};
 use lamplighter::cli::args::{Cli, Command};
 use lamplighter::cli::chat::{ChatArgs, ChatError};
 use lamplighter::cli::error::{CommandError, code};
-use lamplighter::cli::{chat, demo, fixture, init, journal, operate, replay, run, upgrade};
+use lamplighter::cli::{chat, demo, fixture, init, journal, operate, replay, run, step, upgrade};
 use lamplighter::containers::exec_child::exec_child;
 use lamplighter::host::folder::DataFolder;
 
@@ -44,6 +44,7 @@ fn command(cli: Cli) -> Result<(), CommandError> {
         Command::State(args) => replay::state(&args),
         Command::UpgradeCheck(args) => upgrade::upgrade_check(&data, &args),
         Command::Fixture(command) => fixture::fixture(&data, &command),
+        Command::Step(args) => step::step(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut std::io::stdout());
             Ok(())

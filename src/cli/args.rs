@@ -84,6 +84,10 @@ pub enum Command {
     /// Cuts fixtures out of a journal, and writes them anew after an intended change.
     #[command(subcommand)]
     Fixture(FixtureCommand),
+    /// Steps through a journal on the whole screen, forwards and backwards; `?` there shows the keys.
+    ///
+    /// Needs no daemon and changes nothing. A journal that a daemon writes is shown as it was when it was opened.
+    Step(StepArgs),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -343,6 +347,16 @@ pub struct AcceptArgs {
     /// Does not ask.
     #[arg(long)]
     pub yes: bool,
+}
+
+/// `step`
+#[derive(Args, Debug)]
+pub struct StepArgs {
+    /// A segment (*.ltj) or a journal folder.
+    pub path: PathBuf,
+    /// The record (boot.n) to begin at; without it, the first.
+    #[arg(long, value_name = "RECORD")]
+    pub at: Option<String>,
 }
 
 /// `journal`

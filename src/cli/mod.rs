@@ -12,5 +12,6 @@ pub mod journal;
 pub mod operate;
 pub mod replay;
 pub mod run;
+pub mod step;
 pub mod table;
 pub mod upgrade;

@@ -289,6 +289,8 @@ pub struct FrameAt<'a> {
     pub body: &'a [u8],
     /// Where it begins.
     pub offset: u64,
+    /// Its length in the file.
+    pub len: u64,
 }
 
 impl SegmentReader {
@@ -324,6 +326,18 @@ impl SegmentReader {
         self.last
     }
 
+    /// Goes on at a place that [`offset`](Self::offset) gave, with the [`last`](Self::last) of that time.
+    ///
+    /// # Errors
+    /// When the system cannot go there.
+    pub fn resume(&mut self, offset: u64, last: RecordNo) -> Result<(), SegmentError> {
+        self.file
+            .seek(SeekFrom::Start(offset))
+            .map_err(|source| SegmentError::Io { path: self.path.clone(), source })?;
+        (self.offset, self.last) = (offset, last);
+        Ok(())
+    }
+
     /// The next frame; none at the end of what was written.
     ///
     /// # Errors `Damaged` where something else than a whole frame or nothing stands; calling again gives the
@@ -341,11 +355,12 @@ impl SegmentReader {
         }
         match frame::decode(&self.buffer) {
             Ok(frame) => {
-                self.offset += frame.len as u64;
+                let len = frame.len as u64;
+                self.offset += len;
                 if frame.kind == Kind::Record {
                     self.last = frame.number;
                 }
-                Ok(Some(FrameAt { kind: frame.kind, number: frame.number, body: frame.body, offset }))
+                Ok(Some(FrameAt { kind: frame.kind, number: frame.number, body: frame.body, offset, len }))
             }
             Err(bad) => {
                 let (path, after) = (self.path.clone(), self.last);

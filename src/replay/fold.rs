@@ -42,8 +42,8 @@ pub struct Applied {
     pub divergence: Option<Box<Divergence>>,
 }
 
-/// A machine that is led through a journal, with what was found on the way.
-#[derive(Debug)]
+/// A machine that is led through a journal, with what was found on the way. A clone is a place to come back to.
+#[derive(Clone, Debug)]
 pub struct Fold {
     machine: Machine,
     digests: Digests,

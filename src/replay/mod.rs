@@ -5,9 +5,11 @@
 //! ([`Piece`]) from segments ([`Source`]), one frame at a time.
 //!
 //! Invariant: nothing is sent, started or written; effects are compared and dropped.
-//! Invariant: memory is bounded by one state and one frame, however long the journal is.
+//! Invariant: memory is bounded by one state and one frame, however long the journal is; a [`cursor`], which can go
+//! back, keeps a bounded number of states and a few bytes for each record.
 
 pub mod compare;
+pub mod cursor;
 pub mod fixture;
 pub mod fold;
 pub mod path;

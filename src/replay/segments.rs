@@ -74,6 +74,8 @@ pub struct Segments {
     paths: Vec<PathBuf>,
     /// The last of them is the newest of its journal, the only one that may end in a tail.
     newest: bool,
+    /// Set once it was found out how much of them there is to read: what is said of a newest one that is left out.
+    settled: Option<Option<String>>,
 }
 
 impl Segments {
@@ -83,13 +85,13 @@ impl Segments {
     /// When the path cannot be read or holds no segment.
     pub fn open(path: &Path) -> Result<Self, ReplayError> {
         if !path.is_dir() {
-            return Ok(Self { paths: vec![path.to_owned()], newest: true });
+            return Ok(Self { paths: vec![path.to_owned()], newest: true, settled: None });
         }
         let paths = list(path)?;
         if paths.is_empty() {
             return Err(ReplayError::Empty { path: path.to_owned() });
         }
-        Ok(Self { paths, newest: true })
+        Ok(Self { paths, newest: true, settled: None })
     }
 
     /// Each segment of a folder on its own, the newest first.
@@ -97,7 +99,7 @@ impl Segments {
     /// # Errors
     /// When the folder cannot be read.
     pub fn newest_first(folder: &Path) -> Result<Vec<Self>, ReplayError> {
-        let alone = |(index, path)| Self { paths: vec![path], newest: index == 0 };
+        let alone = |(index, path)| Self { paths: vec![path], newest: index == 0, settled: None };
         Ok(list(folder)?.into_iter().rev().enumerate().map(alone).collect())
     }
 
@@ -107,7 +109,7 @@ impl Segments {
     /// When one cannot be read.
     pub fn since(self, wall: Wall) -> Result<Self, ReplayError> {
         for from in (1..self.paths.len()).rev() {
-            let mut alone = Self { paths: vec![self.paths[from].clone()], newest: false };
+            let mut alone = Self { paths: vec![self.paths[from].clone()], newest: false, settled: None };
             let mut begins = None;
             walk_source(&mut alone, |stop| {
                 if let Stop::Snapshot(state) = stop {
@@ -116,7 +118,7 @@ impl Segments {
                 ControlFlow::Break(())
             })?;
             if begins.is_some_and(|begins| begins <= wall) {
-                return Ok(Self { paths: self.paths[from..].to_vec(), newest: self.newest });
+                return Ok(Self { paths: self.paths[from..].to_vec(), newest: self.newest, settled: None });
             }
         }
         Ok(self)
@@ -131,8 +133,20 @@ impl Segments {
         Ok(SegmentReader::open(first)?.header().installation)
     }
 
+    /// Finds out once how much there is to read, so that later reads are of the same segments and need not look again.
+    pub(super) fn settled(mut self) -> Result<Self, ReplayError> {
+        let (paths, unused) = self.standing()?;
+        let len = paths.len();
+        self.paths.truncate(len);
+        self.settled = Some(unused);
+        Ok(self)
+    }
+
     /// How much of the segments there is to read: the newest may have been begun and never switched to.
     fn standing(&self) -> Result<(&[PathBuf], Option<String>), ReplayError> {
+        if let Some(unused) = &self.settled {
+            return Ok((&self.paths, unused.clone()));
+        }
         let Some((last, before)) = self.paths.split_last() else { return Ok((&[], None)) };
         if before.is_empty() || has_snapshot(last)? {
             return Ok((&self.paths, None));
@@ -165,17 +179,52 @@ fn has_snapshot(path: &Path) -> Result<bool, ReplayError> {
     }
 }
 
+/// A place between two frames, to read on from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which segment.
+    segment: usize,
+    /// Where in it; none for its beginning.
+    within: Option<Within>,
+}
+
+/// A place within a segment, behind its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Within {
+    offset: u64,
+    /// The last record before it.
+    last: RecordNo,
+    /// The highest record that is known to be durable.
+    synced: RecordNo,
+}
+
 impl Source for Segments {
     type Error = ReplayError;
 
     fn read(&mut self, take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>) -> Result<(), ReplayError> {
+        self.read_from(Place::default(), &mut |_, piece| take(piece))
+    }
+}
+
+impl Segments {
+    /// Like [`Source::read`], from a place on that an earlier read gave; with each piece comes the place behind it.
+    pub(super) fn read_from(
+        &self,
+        from: Place,
+        take: &mut dyn FnMut(Place, Piece<'_>) -> ControlFlow<()>,
+    ) -> Result<(), ReplayError> {
         let (paths, unused) = self.standing()?;
-        let mut begun = false;
-        for (index, path) in paths.iter().enumerate() {
+        let mut begun = from.segment > 0 || from.within.is_some();
+        for (index, path) in paths.iter().enumerate().skip(from.segment) {
             let next = paths.get(index + 1);
-            let may_have_tail = self.newest && next.is_none();
-            let until = next.and_then(|path| segment::first_of(path.file_name()?.to_str()?));
-            match read_segment(path, until, may_have_tail, take) {
+            let bounds = Bounds {
+                from: from.within.filter(|_| index == from.segment),
+                until: next.and_then(|path| segment::first_of(path.file_name()?.to_str()?)),
+                may_have_tail: self.newest && next.is_none(),
+            };
+            let mut within =
+                |within, piece: Piece<'_>| take(Place { segment: index, within: Some(within) }, piece);
+            match read_segment(path, &bounds, &mut within) {
                 // A daemon drops the oldest segments: it went since it was listed.
                 Err(error) if !begun && next.is_some() && error.is_gone() => continue,
                 Err(error) => return Err(error),
@@ -184,50 +233,71 @@ impl Source for Segments {
             }
         }
         if let Some(unused) = unused {
-            let _: ControlFlow<()> = take(Piece::Tail(&unused));
+            let _: ControlFlow<()> = take(from, Piece::Tail(&unused));
         }
         Ok(())
     }
 }
 
-fn read_segment(
-    path: &Path,
+/// How much of a segment is read, and how.
+struct Bounds {
+    /// The place to go on from; none for all of it.
+    from: Option<Within>,
+    /// The record before which it ends.
     until: Option<RecordNo>,
     may_have_tail: bool,
-    take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
+}
+
+fn read_segment(
+    path: &Path,
+    bounds: &Bounds,
+    take: &mut dyn FnMut(Within, Piece<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ReplayError> {
+    let &Bounds { from, until, may_have_tail } = bounds;
     let mut reader = SegmentReader::open(path)?;
-    let header = reader.header();
-    let facts = SegmentFacts {
-        first: header.first,
-        record_schema: header.record_schema,
-        digest_schema: header.digest_schema,
-    };
-    let mut flow = take(Piece::Segment(facts));
     let mut synced = RecordNo(0);
+    let mut flow = ControlFlow::Continue(());
+    if let Some(from) = from {
+        reader.resume(from.offset, from.last)?;
+        synced = from.synced;
+    } else {
+        let header = reader.header();
+        let facts = SegmentFacts {
+            first: header.first,
+            record_schema: header.record_schema,
+            digest_schema: header.digest_schema,
+        };
+        flow = take(Within { offset: reader.offset(), last: reader.last(), synced }, Piece::Segment(facts));
+    }
     while flow.is_continue() {
+        let last = reader.last();
         flow = match reader.next_frame() {
             Ok(None) => break,
-            Ok(Some(frame)) => match frame.kind {
-                Kind::Record if until.is_some_and(|until| frame.number >= until) => break,
-                Kind::Record => {
-                    synced = synced.max(synced_through(frame.body).unwrap_or_default());
-                    take(Piece::Record(frame.number, frame.body))
+            Ok(Some(frame)) => {
+                let offset = frame.offset + frame.len;
+                let here = Within { offset, last, synced };
+                match frame.kind {
+                    Kind::Record | Kind::Body if until.is_some_and(|until| frame.number >= until) => break,
+                    Kind::Record => {
+                        synced = synced.max(synced_through(frame.body).unwrap_or_default());
+                        let here = Within { offset, last: frame.number, synced };
+                        take(here, Piece::Record(frame.number, frame.body))
+                    }
+                    Kind::Snapshot => take(here, Piece::Snapshot(frame.body)),
+                    Kind::Body => take(here, Piece::Body(frame.body)),
+                    Kind::SnapshotEnd => ControlFlow::Continue(()),
                 }
-                Kind::Snapshot => take(Piece::Snapshot(frame.body)),
-                Kind::Body if until.is_some_and(|until| frame.number >= until) => break,
-                Kind::Body => take(Piece::Body(frame.body)),
-                Kind::SnapshotEnd => ControlFlow::Continue(()),
-            },
+            }
             Err(SegmentError::Damaged { path, offset, after, bad }) => {
                 let beyond = synced_beyond(&path, offset)
                     .map_err(|source| ReplayError::Io { path: path.clone(), source })?;
                 let why = format!("{} at offset {offset}, after record {after}: {bad}", path.display());
                 // As recovery judges it: what was not promised to be durable may be missing.
                 let tail = may_have_tail && after.next() > synced.max(beyond);
+                let here = Within { offset, last: after, synced };
                 let flow = match tail {
-                    true => take(Piece::Tail(&format!("a tail that was not durable yet: {why}"))),
-                    false => take(Piece::Damaged { after, why: &why }),
+                    true => take(here, Piece::Tail(&format!("a tail that was not durable yet: {why}"))),
+                    false => take(here, Piece::Damaged { after, why: &why }),
                 };
                 return Ok(flow);
             }

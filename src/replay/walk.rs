@@ -87,8 +87,18 @@ pub(super) fn fold_source<S: Source>(
     mut take: impl FnMut(Stop<'_>) -> ControlFlow<()>,
 ) -> Result<Fold, S::Error> {
     let mut fold = Fold::default();
-    source.read(&mut |piece| match piece {
-        Piece::Record(number, bytes) => step(&mut fold, number, bytes, &mut take),
+    source.read(&mut |piece| give(&mut fold, piece, &mut take))?;
+    Ok(fold)
+}
+
+/// Gives one piece to a fold and what comes of it to `take`.
+pub(super) fn give(
+    fold: &mut Fold,
+    piece: Piece<'_>,
+    take: &mut impl FnMut(Stop<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    match piece {
+        Piece::Record(number, bytes) => step(fold, number, bytes, take),
         Piece::Body(bytes) => match body::decode(bytes) {
             Some(text) => take(Stop::Text(text)),
             None => ControlFlow::Continue(()),
@@ -98,7 +108,7 @@ pub(super) fn fold_source<S: Source>(
             ControlFlow::Break(())
         }
         Piece::Segment(_) | Piece::Snapshot(_) | Piece::Damaged { .. } => {
-            let led = advance(&mut fold, piece);
+            let led = advance(fold, piece);
             match (piece, led) {
                 (Piece::Snapshot(_), _) if fold.has_started() => take(Stop::Snapshot(fold.machine().state())),
                 (_, Ok(())) => ControlFlow::Continue(()),
@@ -108,8 +118,7 @@ pub(super) fn fold_source<S: Source>(
                 }
             }
         }
-    })?;
-    Ok(fold)
+    }
 }
 
 fn step(

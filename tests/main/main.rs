@@ -8,5 +8,6 @@ mod foreign_runner;
 mod recorded;
 mod sabotage;
 mod space;
+mod step;
 mod support;
 mod tidy;

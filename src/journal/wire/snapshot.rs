@@ -81,7 +81,7 @@ impl Encoder {
 }
 
 /// Puts a snapshot together from its parts, given in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SnapshotReader {
     head: Option<(Core, Policy, u64)>,
     directory: Directory,

@@ -28,7 +28,7 @@ pub(super) fn header(segment: &Segment) -> Header {
     }
 }
 
-fn write(folder: &Path, segment: &Segment) -> PathBuf {
+pub(super) fn write(folder: &Path, segment: &Segment) -> PathBuf {
     let tell = Box::new(|_| ());
     let header = header(segment);
     let mut journal =

@@ -1,5 +1,6 @@
 //! Replay of segments that are kept in memory; [`disk`] reads real ones.
 
+mod cursor;
 mod disk;
 mod retention;
 
