@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser};
 use lamplighter::cli::args::{Cli, Command};
 use lamplighter::cli::chat::{ChatArgs, ChatError};
 use lamplighter::cli::error::{CommandError, code};
-use lamplighter::cli::{chat, demo, init, journal, operate, replay, run};
+use lamplighter::cli::{chat, demo, export, init, journal, operate, replay, run};
 use lamplighter::containers::exec_child::exec_child;
 use lamplighter::host::folder::DataFolder;
 
@@ -39,6 +39,7 @@ fn command(cli: Cli) -> Result<(), CommandError> {
         Command::Replay(args) => replay::replay(&args),
         Command::Why(args) => replay::why(&data, &args),
         Command::State(args) => replay::state(&args),
+        Command::Export(args) => export::export(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut std::io::stdout());
             Ok(())

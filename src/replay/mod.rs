@@ -7,6 +7,7 @@
 //! Invariant: nothing is sent, started or written; effects are compared and dropped.
 //! Invariant: memory is bounded by one state and one frame, however long the journal is.
 
+pub mod export;
 pub mod fold;
 pub mod path;
 pub mod report;
