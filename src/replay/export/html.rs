@@ -269,7 +269,7 @@ impl<'a> Page<'a> {
     /// A touched component: its name, whether the value is all of it (1), what changed (0) or gone (2), the value.
     fn touched(&mut self, state: &State, id: ComponentId) -> Option<Value> {
         let name = self.text(&component_name(id));
-        let Some(now) = fields::component(state, id).map(Node::bounded) else {
+        let Some(now) = fields::component(state, id).map(|it| without_clock(id, it.bounded())) else {
             self.known.remove(&id);
             return Some(json!([name, 2]));
         };
@@ -279,8 +279,7 @@ impl<'a> Page<'a> {
         };
         let told = changed.as_ref().map_or(0, |(_, told)| *told);
         let value = match &changed {
-            // The clock and the record's number stand at the top of every record.
-            Some((Node::Map(fields), _)) if is_clock_only(id, fields) => None,
+            Some((Node::Map(fields), _)) if id == ComponentId::Core && fields.is_empty() => None,
             Some((part, _)) => Some(json!([name, 0, self.value(part)])),
             None => Some(json!([name, 1, self.value(&now)])),
         };
@@ -388,6 +387,13 @@ impl<'a> Page<'a> {
     }
 }
 
-fn is_clock_only(id: ComponentId, fields: &[(String, Node)]) -> bool {
-    id == ComponentId::Core && fields.iter().all(|(key, _)| key == "at" || key == "record")
+/// Every record moves the clock and the number of the next record; both stand at its top anyway.
+fn without_clock(id: ComponentId, node: Node) -> Node {
+    match node {
+        Node::Map(mut fields) if id == ComponentId::Core => {
+            fields.retain(|(key, _)| key != "at" && key != "record");
+            Node::Map(fields)
+        }
+        other => other,
+    }
 }
