@@ -209,7 +209,8 @@
       names.append(button);
     }
     height = top;
-    box.style.height = `${Math.min(height, Math.max(170, innerHeight * 0.44)) + 1}px`;
+    names.style.height = `${height}px`;
+    box.style.height = `${Math.min(height - 1, Math.max(200, Math.round(innerHeight * 0.4)))}px`;
   };
   const gutter = () => parseInt(getComputedStyle(document.documentElement).getPropertyValue("--gutter"), 10);
   let colours = null;
@@ -285,8 +286,9 @@
     pen.fillStyle = colour("muted");
     pen.textAlign = "center";
     ticks.forEach((at) => {
-      const x = xOf(at, area), text = clock(at, digits), half = pen.measureText(text).width / 2;
-      if (x - half > left + 4 && x + half < w - 4) pen.fillText(text, x, AXIS / 2);
+      const text = clock(at, digits), half = pen.measureText(text).width / 2, spot = xOf(at, area);
+      const x = Math.min(Math.max(spot, left + half + 6), w - half - 6);
+      if (Math.abs(x - spot) < half) pen.fillText(text, x, AXIS / 2);
     });
     if (chosen >= 0) {
       const x = Math.round(xOf(records[chosen][AT], area));
@@ -607,23 +609,42 @@
     }
     return null;
   };
+  const isUnset = (it) => it === null || it === false || (Array.isArray(it) && it.length === 0);
+  const isPair = (it) => Array.isArray(it) && it.length === 2 && typeof it[0] === "string";
+  // A list becomes fields: pairs by what they are about, everything else by its place.
+  const fieldsOf = (it) => it instanceof Fields ? it
+    : it.every(isPair) ? new Fields(it.map((pair) => pair[0]), it.map((pair) => pair[1]))
+    : new Fields(it.map((_, n) => String(n + 1)), it);
   const tree = (it, before) => {
-    const grid = make("dl", "tree");
-    const fields = it instanceof Fields ? it : new Fields(it.map((_, n) => String(n + 1)), it);
-    fields.keys.forEach((key, n) => {
-      const value = fields.values[n], text = short(value);
-      grid.append(make("dt", "", words(key)));
+    const grid = make("dl", "tree"), fields = fieldsOf(it), unset = [];
+    // What is not so is told in one line, unless it is what changed.
+    const fold = !before && it instanceof Fields && fields.values.filter(isUnset).length > 1;
+    fields.keys.forEach((name, n) => {
+      let key = words(name), value = fields.values[n];
+      if (fold && isUnset(value)) { unset.push(key); return; }
+      let text = short(value);
+      // A variant, or a list of one, needs no level of its own.
+      while (text === null) {
+        const inner = fieldsOf(value);
+        if (inner.keys.length !== 1) break;
+        key += ` · ${words(inner.keys[0])}`.replace(/ · 1$/, "");
+        value = inner.values[0];
+        text = short(value);
+      }
       if (text === null) {
+        grid.append(make("dt", "wide", key));
         const inner = make("dd", "wide");
         inner.append(tree(value));
         grid.append(inner);
         return;
       }
-      const dd = make("dd", value === null || text === "empty" ? "none" : "", text);
-      const was = before ? before(key) : undefined;
+      grid.append(make("dt", "", key));
+      const dd = make("dd", isUnset(value) ? "none" : "", text);
+      const was = before ? before(name) : undefined;
       if (was !== undefined && short(was) !== null) dd.append(make("span", "was", short(was)));
       grid.append(dd);
     });
+    if (unset.length) grid.append(make("dt", "", "no or none"), make("dd", "unset", unset.join(", ")));
     return grid;
   };
   const value = (it) => {
