@@ -210,6 +210,7 @@
     }
     height = top;
     names.style.height = `${height}px`;
+    $("inner").style.height = `${height - 1}px`;
     box.style.height = `${Math.min(height - 1, Math.max(200, Math.round(innerHeight * 0.4)))}px`;
   };
   const gutter = () => parseInt(getComputedStyle(document.documentElement).getPropertyValue("--gutter"), 10);
@@ -239,8 +240,6 @@
       canvas.height = Math.round(h * ratio);
       canvas.style.height = `${h}px`;
     }
-    // The names lie beside the canvas in one scrolling box; the canvas stays in sight and must not make it longer.
-    canvas.style.marginBottom = `${Math.max(0, height - h)}px`;
     const pen = canvas.getContext("2d"), area = side(), scroll = box.scrollTop;
     const { left, width } = area;
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
