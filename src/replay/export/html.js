@@ -32,11 +32,17 @@
   };
   // The value of a place in the data: null, a boolean, a number, a text, a list, or a Fields.
   class Fields { constructor(keys, values) { this.keys = keys; this.values = values; } }
-  const decode = (it) => {
+  const TIMES = new Set(["at", "since", "last_sign", "idle_since", "considered", "wait_until", "deadline", "started", "seen",
+    "until", "Until", "At", "process_after", "not_before", "timestamp"]);
+  // Machine time counts from the first start, so it stays far below what the calendar counts from 1970.
+  const time = (us) => us < 1e14 ? clock(us, 6) : new Date(us / 1e3).toISOString();
+  const decode = (it, key) => {
+    if (typeof it === "number" && TIMES.has(key) && it >= 0 && it < 8e18) return time(it);
     if (!Array.isArray(it)) return it;
-    if (it[0] === -1) return it.slice(1).map(decode);
+    if (it[0] === -1) return it.slice(1).map((item) => decode(item));
     if (it.length === 1) return texts[it[0]];
-    return new Fields(shapes[it[0]].map((key) => texts[key]), it.slice(1).map(decode));
+    const keys = shapes[it[0]].map((key) => texts[key]);
+    return new Fields(keys, it.slice(1).map((item, n) => decode(item, keys[n])));
   };
 
   // Places: of a record's number, of what an effect ended in, of every component's changes.
@@ -131,8 +137,10 @@
     const exact = new Set();
     for (const [no, , id] of messages) {
       const name = texts[id].toLowerCase();
-      if (name === query || `m${no}` === query || name.startsWith(`${query}:`)) exact.add(no);
+      if (name === query || name.startsWith(`${query}:`)) exact.add(no);
     }
+    // An id goes before the number that this host gave to a message.
+    if (exact.size === 0) for (const [no] of messages) if (`m${no}` === query) exact.add(no);
     const wanted = new Set();
     if (exact.size === 0) texts.forEach((text, n) => { if (text.toLowerCase().includes(query)) wanted.add(n); });
     const subject = new Set(exact);
@@ -751,7 +759,7 @@
         item.append(tree(new Fields(changed, changed.map((key) => now.values[now.keys.indexOf(key)])),
           (key) => past.values[past.keys.indexOf(key)]));
       } else if (changed) head.append(make("span", "none", "looked at, not changed"));
-      else head.append(make("span", "none", past || how === 0 ? "" : "first seen here"));
+      else head.append(make("span", "none", past || how === 0 ? "" : "for the first time here"));
       const more = make("details");
       more.append(make("summary", "", changed ? `All ${now.keys.length} fields` : "All fields"));
       more.addEventListener("toggle", () => { if (more.open && more.children.length === 1) more.append(value(now)); });
