@@ -32,8 +32,8 @@
   };
   // The value of a place in the data: null, a boolean, a number, a text, a list, or a Fields.
   class Fields { constructor(keys, values) { this.keys = keys; this.values = values; } }
-  const TIMES = new Set(["at", "since", "last_sign", "idle_since", "considered", "wait_until", "deadline", "started", "seen",
-    "until", "Until", "At", "process_after", "not_before", "timestamp"]);
+  const TIMES = new Set(["at", "since", "last_sign", "idle_since", "considered", "wait_until", "deadline", "started",
+    "seen", "until", "Until", "At", "process_after", "not_before", "timestamp"]);
   // Machine time counts from the first start, so it stays far below what the calendar counts from 1970.
   const time = (us) => us < 1e14 ? clock(us, 6) : new Date(us / 1e3).toISOString();
   const decode = (it, key) => {
@@ -145,7 +145,8 @@
     if (exact.size === 0) texts.forEach((text, n) => { if (text.toLowerCase().includes(query)) wanted.add(n); });
     const subject = new Set(exact);
     if (exact.size === 0) {
-      const bringing = new Set(records.filter((it) => it[TEXTS] && it[TEXTS].some((t) => wanted.has(t))).map((it) => it[NO]));
+      const bringing = new Set(records.filter((it) => (it[TEXTS] || []).some((t) => wanted.has(t)))
+        .map((it) => it[NO]));
       for (const [no, , id, , , seen] of messages) if (wanted.has(id) || bringing.has(seen)) subject.add(no);
     }
     // A message and what answers it belong together.
@@ -207,7 +208,8 @@
       button.style.top = `${lane.top}px`;
       button.style.height = `${lane.height}px`;
       button.setAttribute("aria-pressed", String(only === lane.no));
-      button.setAttribute("aria-label", `${lane.title} ${lane.name}, ${plural(lane.marks.length, "record", "records")}. `
+      button.setAttribute("aria-label", `${lane.title} ${lane.name}, `
+        + `${plural(lane.marks.length, "record", "records")}. `
         + (only === lane.no ? "Show all sessions" : "Show only this"));
       button.append(make("b", "", lane.title));
       const folder = make("span", "", lane.no ? lane.name.replace(/^.*\//, "") : lane.name);
@@ -235,7 +237,10 @@
   const atOf = (x, { left, width }) => view.from + (x - left) / width * (view.to - view.from);
   const lowest = (places, at) => {
     let [low, high] = [0, places.length];
-    while (low < high) { const mid = (low + high) >> 1; if (records[places[mid]][AT] < at) low = mid + 1; else high = mid; }
+    while (low < high) {
+      const mid = (low + high) >> 1;
+      if (records[places[mid]][AT] < at) low = mid + 1; else high = mid;
+    }
     return low;
   };
   const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7,
@@ -372,7 +377,10 @@
     pen.stroke();
     pen.setLineDash([]);
     // Not by colour alone: a bad end has a thick edge.
-    if (span[9] === 0) { pen.fillStyle = colour("bad-edge"); pen.fillRect(x + w - Math.min(4, w), y, Math.min(4, w), h); }
+    if (span[9] === 0) {
+      pen.fillStyle = colour("bad-edge");
+      pen.fillRect(x + w - Math.min(4, w), y, Math.min(4, w), h);
+    }
     const from = Math.max(x, gutter());
     const room = x + w - from - 12;
     if (room > 24) {
@@ -392,7 +400,7 @@
     const label = texts[span[2]], how = span[9] === 1 ? "" : ` · ${texts[span[8]]}`;
     return `${span[0] === 0 ? label : `${KINDS[span[0]]} ${label}`}${how}`;
   };
-  const spanMatches = (span) => span[3] !== 0 && about !== null && about.has(span[3]);
+  const spanMatches = (span) => span[0] === 0 || (about !== null && about.has(span[3]));
 
   const under = (event) => {
     const place = canvas.getBoundingClientRect(), area = side();
@@ -416,7 +424,8 @@
     return { place: near };
   };
   const zoom = (factor, at) => {
-    const middle = at === undefined ? (chosen >= 0 && inView(chosen) ? records[chosen][AT] : (view.from + view.to) / 2) : at;
+    const middle = at !== undefined ? at
+      : chosen >= 0 && inView(chosen) ? records[chosen][AT] : (view.from + view.to) / 2;
     const size = Math.min((last - first) * 1.03, Math.max(40, (view.to - view.from) * factor));
     const share = (middle - view.from) / (view.to - view.from);
     setView(middle - share * size, size);
@@ -469,7 +478,9 @@
       if (place !== undefined) choose(place);
     } else choose(found.place);
   });
-  canvas.addEventListener("dblclick", (event) => zoom(.4, atOf(event.clientX - canvas.getBoundingClientRect().left, side())));
+  canvas.addEventListener("dblclick", (event) => {
+    zoom(.4, atOf(event.clientX - canvas.getBoundingClientRect().left, side()));
+  });
   box.addEventListener("wheel", (event) => {
     const across = Math.abs(event.deltaX) > Math.abs(event.deltaY) || event.shiftKey;
     if (event.ctrlKey || event.metaKey) {
@@ -563,7 +574,8 @@
   };
   const page = () => Math.max(1, Math.floor(list.clientHeight / ROW) - 2);
   list.addEventListener("keydown", (event) => {
-    const by = { ArrowUp: -1, ArrowDown: 1, PageUp: -page(), PageDown: page(), Home: -Infinity, End: Infinity }[event.key];
+    const by = { ArrowUp: -1, ArrowDown: 1, PageUp: -page(), PageDown: page(), Home: -Infinity,
+      End: Infinity }[event.key];
     if (by !== undefined) move(by);
     else if (event.key === "Enter" && chosen >= 0) $("details-title").focus();
     else if (event.key === " " && chosen < 0) move(1);
@@ -596,7 +608,8 @@
     });
     return it;
   };
-  const isFlat = (it) => !(it instanceof Fields) && !(Array.isArray(it) && it.some((e) => e instanceof Fields || Array.isArray(e)));
+  const isFlat = (it) => !(it instanceof Fields)
+    && !(Array.isArray(it) && it.some((e) => e instanceof Fields || Array.isArray(e)));
   const flat = (it) => {
     if (it === null) return "none";
     if (it === true) return "yes";
@@ -612,7 +625,8 @@
       return `${words(it.keys[0])} ${flat(it.values[0])}`;
     }
     if (it instanceof Fields && it.keys.join() === "channel_type,platform_id,thread_id") {
-      return it.values[0] === null ? "nowhere" : `${it.values[0]} ${flat(it.values[1])}${it.values[2] === null ? "" : `, thread ${it.values[2]}`}`;
+      const [channel, chat, thread] = it.values;
+      return channel === null ? "nowhere" : `${channel} ${flat(chat)}${thread === null ? "" : `, thread ${thread}`}`;
     }
     return null;
   };
@@ -668,7 +682,8 @@
     const whole = decode(part(k)[2]);
     for (k++; k <= n; k++) {
       const change = decode(part(k)[2]);
-      if (change instanceof Fields) change.keys.forEach((key, at) => { whole.values[whole.keys.indexOf(key)] = change.values[at]; });
+      if (!(change instanceof Fields)) continue;
+      change.keys.forEach((key, at) => { whole.values[whole.keys.indexOf(key)] = change.values[at]; });
     }
     return whole;
   };
@@ -686,21 +701,24 @@
       $("details-title").textContent = "Record";
       $("details-when").textContent = "";
       body.append(make("p", "empty", missing ? `There is no record ${missing} on this page.`
-        : records.length ? "Choose a record in the list or in the timeline to see what led to it, what it asked for, and "
-          + "the state that it left. Press ? for the keys." : "There is no record to choose."));
+        : records.length ? "Choose a record in the list or in the timeline to see what led to it, what it asked for, "
+          + "and the state that it left. Press ? for the keys." : "There is no record to choose."));
       return;
     }
     const row = records[chosen];
     $("details-title").textContent = `${number(row[NO])} ${texts[row[NAME]]}`;
     const since = chosen > 0 ? `, ${lasting(row[AT] - records[chosen - 1][AT])} after the one before` : "";
     $("details-when").textContent = `${clock(row[AT], 6)}${since}`;
-    if (row[DIFFERS] != null) body.append(make("p", "differs-box", `This build decides otherwise.\n${texts[row[DIFFERS]]}`));
+    if (row[DIFFERS] != null) {
+      body.append(make("p", "differs-box", `This build decides otherwise.\n${texts[row[DIFFERS]]}`));
+    }
     const who = section("Session");
-    who.append(make("p", "", row[SESSION] ? `s${row[SESSION]} · ${nameOf.get(row[SESSION])}` : "none: this is about the host"));
+    who.append(make("p", "", row[SESSION] ? `s${row[SESSION]} · ${nameOf.get(row[SESSION])}`
+      : "none: this is about the host"));
     for (const text of row[TEXTS] || []) section("Text").append(make("p", "message", texts[text]));
     const left = row[INPUT] === null && row[TOUCHED].length === 0;
     const input = section("Input");
-    if (left) input.append(make("p", "", "Left out: the page would be too large. Export a single segment, or one session."));
+    if (left) input.append(make("p", "", "Left out: the page would be too large. Export a segment, or one session."));
     else {
       const it = decode(row[INPUT]);
       input.append(value(it));
@@ -728,7 +746,8 @@
       if (!left && details !== null) item.append(value(decode(details)));
       did.append(item);
     });
-    const within = spans.filter((it) => it.length > 2 && it[1] === row[SESSION] && it[4] <= row[NO] && it[6] >= row[NO]);
+    const within = spans.filter((it) => it.length > 2 && it[1] === row[SESSION]
+      && it[4] <= row[NO] && it[6] >= row[NO]);
     if (row[SESSION] && within.length) {
       const part = section("Part of");
       for (const span of within.slice(0, 12)) {
@@ -753,7 +772,8 @@
       const n = changes.get(name).findIndex(([place]) => place === chosen);
       const now = stateOf(name, n), past = n > 0 ? stateOf(name, n - 1) : null;
       const changed = past && now instanceof Fields
-        ? now.keys.filter((key, at) => JSON.stringify(now.values[at]) !== JSON.stringify(past.values[past.keys.indexOf(key)]))
+        ? now.keys.filter((key, at) => JSON.stringify(now.values[at])
+          !== JSON.stringify(past.values[past.keys.indexOf(key)]))
         : null;
       if (changed && changed.length) {
         item.append(tree(new Fields(changed, changed.map((key) => now.values[now.keys.indexOf(key)])),
@@ -781,7 +801,11 @@
     if (pick.value !== "") hash.set("session", pick.value === "0" ? "host" : `s${pick.value}`);
     if ($("query").value.trim()) hash.set("q", $("query").value.trim());
     const text = hash.toString();
-    try { history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search); } catch { /* not where the page may say so */ }
+    try {
+      history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    } catch {
+      // Some places that show a page do not let it change its address; nothing else depends on it.
+    }
   };
   const readHash = () => {
     const hash = new URLSearchParams(location.hash.slice(1));
@@ -823,7 +847,8 @@
   $("help").addEventListener("click", () => $("keys").showModal());
   $("skip").addEventListener("click", () => { if (chosen < 0) move(1); else focusRow(); });
   new ResizeObserver(() => { layLanes(); drawList(); drawSoon(); }).observe(document.body);
-  canvas.setAttribute("aria-label", `Timeline of ${plural(records.length, "record", "records")} in ${plural(lanes.length, "lane", "lanes")}, `
+  canvas.setAttribute("aria-label", `Timeline of ${plural(records.length, "record", "records")} in `
+    + `${plural(lanes.length, "lane", "lanes")}, `
     + `${plural(spans.filter((it) => it[0] === 0).length, "container", "containers")}, `
     + `${plural(spans.filter((it) => it[0] === 1).length, "turn", "turns")}, `
     + `${plural(spans.filter((it) => it[0] === 2).length, "delivery", "deliveries")}`);
