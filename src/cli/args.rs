@@ -88,6 +88,8 @@ pub enum Command {
     ///
     /// Needs no daemon and changes nothing. A journal that a daemon writes is shown as it was when it was opened.
     Step(StepArgs),
+    /// Writes a journal in a form for other tools, or as a page that shows its timeline.
+    Export(ExportArgs),
     /// Prints a completion script for a shell.
     Completions {
         /// The shell.
@@ -394,4 +396,31 @@ pub struct ReplayArgs {
     /// Prints JSON instead of text, one line for each path.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `export`
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// A segment (*.ltj) or a journal folder.
+    pub path: PathBuf,
+    /// The form.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: ExportFormat,
+    /// Writes there instead of to the standard output. The file is replaced as a whole.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Only what is about this session: its name, group/name, or its number.
+    #[arg(long, value_name = "SESSION")]
+    pub session: Option<String>,
+}
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object for each record, one a line.
+    Jsonl,
+    /// Trace events for Perfetto (ui.perfetto.dev) and other viewers of Chrome's traces.
+    Perfetto,
+    /// One page with a timeline; it needs a browser and no network.
+    Html,
 }

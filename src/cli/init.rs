@@ -89,7 +89,7 @@ mod tests {
         let value: toml::Table = toml::from_str(&text).unwrap();
         let known = [
             ("log", 2),
-            ("journal", 4),
+            ("journal", 5),
             ("runtime", 2),
             ("agent", 12),
             ("policy", 15),

@@ -6,6 +6,7 @@ pub mod args;
 pub mod chat;
 pub mod demo;
 pub mod error;
+pub mod export;
 pub mod fixture;
 pub mod init;
 pub mod journal;

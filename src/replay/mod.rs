@@ -10,6 +10,7 @@
 
 pub mod compare;
 pub mod cursor;
+pub mod export;
 pub mod fixture;
 pub mod fold;
 pub mod path;

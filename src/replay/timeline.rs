@@ -486,7 +486,7 @@ fn until_text(until: Option<At>) -> String {
     until.map(|at| format!(", until {at}")).unwrap_or_default()
 }
 
-fn exit_text(exit: Exit) -> String {
+pub(super) fn exit_text(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("code {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),
@@ -502,7 +502,7 @@ fn change_text(change: &InboundChange) -> &'static str {
     }
 }
 
-fn outcome_text(outcome: &Outcome) -> String {
+pub(super) fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Completed => "completed".to_owned(),
         Outcome::Failed(reason) => format!("failed: {reason}"),
