@@ -31,12 +31,41 @@
 //! | [`host`] | the composition root |
 //! | [`cli`] | the commands |
 //!
-//! A journal can be checked from a test of one's own in a line:
+//! A journal can be checked from a test of one's own, and what was decided can be asked for in a few lines:
 //!
-//! ```no_run
-//! let report = lamplighter::replay::verify("data/journal".as_ref())?;
+//! ```
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! use lamplighter::machine::effect::Effect;
+//! use lamplighter::replay::{self, Subject, walk::{Stop, walk}};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
+//! let fixture = Path::new("fixtures/journals/crash-in-mid-turn");
+//!
+//! // This build decides all of it as it is on record.
+//! let report = replay::verify(fixture)?;
 //! assert!(report.is_clean(), "{report}");
-//! # Ok::<(), lamplighter::replay::segments::ReplayError>(())
+//!
+//! // Two containers were started, because the first one crashed; one reply was delivered.
+//! let (mut started, mut delivered) = (0, 0);
+//! walk(fixture, |stop| {
+//!     if let Stop::Step(step) = stop {
+//!         for (_, effect) in step.effects() {
+//!             started += usize::from(matches!(effect, Effect::StartContainer { .. }));
+//!             delivered += usize::from(matches!(effect, Effect::Deliver { .. }));
+//!         }
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert_eq!((started, delivered), (2, 1));
+//!
+//! // And nothing is left open of the message.
+//! let why = replay::why(fixture, &Subject::Id("m1".into()))?;
+//! assert!(why.still.is_empty());
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! Features: `host` (default) is everything that only the daemon needs; without it there is [`base`] and [`session`],

@@ -7,7 +7,9 @@ use clap::{CommandFactory, Parser};
 use lamplighter::cli::args::{Cli, Command};
 use lamplighter::cli::chat::{ChatArgs, ChatError};
 use lamplighter::cli::error::{CommandError, code};
-use lamplighter::cli::{chat, demo, export, fixture, init, journal, operate, replay, run, step, upgrade};
+use lamplighter::cli::{
+    chat, demo, export, fixture, fork, init, journal, operate, replay, run, step, upgrade,
+};
 use lamplighter::containers::exec_child::exec_child;
 use lamplighter::host::folder::DataFolder;
 
@@ -45,6 +47,7 @@ fn command(cli: Cli) -> Result<(), CommandError> {
         Command::UpgradeCheck(args) => upgrade::upgrade_check(&data, &args),
         Command::Fixture(command) => fixture::fixture(&data, &command),
         Command::Step(args) => step::step(&args),
+        Command::Fork(args) => fork::fork(&args),
         Command::Export(args) => export::export(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut std::io::stdout());

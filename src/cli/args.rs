@@ -88,6 +88,8 @@ pub enum Command {
     ///
     /// Needs no daemon and changes nothing. A journal that a daemon writes is shown as it was when it was opened.
     Step(StepArgs),
+    /// Replays the rest of a journal under a change, and shows both timelines from the first difference on.
+    Fork(ForkArgs),
     /// Writes a journal in a form for other tools, or as a page that shows its timeline.
     Export(ExportArgs),
     /// Prints a completion script for a shell.
@@ -278,6 +280,31 @@ pub struct StateArgs {
     /// Shows only this session and what belongs to it: its name, group/name, or its number.
     #[arg(long, value_name = "SESSION")]
     pub session: Option<String>,
+}
+
+/// `fork`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  lamplighter fork ./data/journal --at 1.40 --set policy.slots=1\n  \
+                  lamplighter fork ./data/journal --at 1.40 --drop 1.42\n  \
+                  lamplighter fork ./data/journal --at 1.40 --edit 1.42 exit.Code=0")]
+pub struct ForkArgs {
+    /// A segment (*.ltj) or a journal folder.
+    pub path: PathBuf,
+    /// The record (boot.n) before which the fork begins.
+    #[arg(long, value_name = "RECORD")]
+    pub at: String,
+    /// Sets a key of the policy from there on, as in the configuration.
+    #[arg(long, value_name = "policy.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The input of this record does not happen.
+    #[arg(long, value_name = "RECORD")]
+    pub drop: Vec<String>,
+    /// Sets a field of this record's input; `export --format jsonl` shows the names of fields.
+    #[arg(long, num_args = 2, value_names = ["RECORD", "FIELD=VALUE"])]
+    pub edit: Vec<String>,
+    /// Rows that are shown.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub rows: usize,
 }
 
 /// `upgrade-check`

@@ -94,7 +94,7 @@ impl From<crate::host::control::ControlError> for CommandError {
 
 impl From<crate::replay::segments::ReplayError> for CommandError {
     fn from(error: crate::replay::segments::ReplayError) -> Self {
-        Self::new(code::USAGE, &error, "name a segment (*.ltj) or a journal folder")
+        Self::new(code::USAGE, &error, error.hint())
     }
 }
 

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod error;
 pub mod export;
 pub mod fixture;
+pub mod fork;
 pub mod init;
 pub mod journal;
 pub mod operate;

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io::{self, Write};
 use std::path::Path;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::args::{ReplayArgs, StateArgs, WhyArgs};
@@ -15,8 +16,11 @@ use crate::host::folder::DataFolder;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
 use crate::replay::report::{Divergence, Report};
-use crate::replay::{self, Dropped, Mention, StateError, Subject};
+use crate::replay::segments::Segments;
+use crate::replay::{self, Dropped, Mention, StateError, Subject, Watched, verify_source};
 
+/// Shorter journals are replayed before a bar can be seen.
+const BAR_MIN: u64 = 8 << 20;
 /// Messages listed when a piece of text is found in several; the newest ones.
 const MENTIONS_MAX: usize = 20;
 /// Characters of a text in that list.
@@ -30,10 +34,13 @@ pub fn replay(args: &ReplayArgs) -> Result<(), CommandError> {
     let out = &mut io::stdout().lock();
     let mut clean = true;
     for path in &args.paths {
-        let report = match args.since {
-            Some(since) => replay::verify_since(path, ago(since))?,
-            None => replay::verify(path)?,
-        };
+        let mut segments = Segments::open(path)?;
+        if let Some(since) = args.since {
+            segments = segments.since(ago(since))?;
+        }
+        let bar = bar(segments.bytes()?);
+        let report = verify_source(&mut Watched { source: segments, read: |bytes| bar.inc(bytes) })?;
+        bar.finish_and_clear();
         clean &= report.is_clean();
         if args.json {
             writeln!(out, "{}", report_json(path, &report))?;
@@ -45,6 +52,16 @@ pub fn replay(args: &ReplayArgs) -> Result<(), CommandError> {
         writeln!(out, "{report}")?;
     }
     if clean { Ok(()) } else { Err(CommandError::silent(code::FAILURE)) }
+}
+
+/// Shown on a terminal only, and only when there is something to wait for.
+fn bar(bytes: u64) -> ProgressBar {
+    if bytes < BAR_MIN {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes}, {eta} left");
+    let bar = ProgressBar::new(bytes);
+    if let Ok(style) = style { bar.with_style(style) } else { bar }
 }
 
 fn report_json(path: &Path, report: &Report) -> Value {

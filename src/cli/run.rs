@@ -27,9 +27,10 @@ pub fn run(data: &Path, args: &RunArgs) -> Result<(), CommandError> {
     let config = Config::load(args.config.as_deref(), data, &env, &flags)?;
     let folder = DataFolder::prepare(data, &OsClock)?;
     let log = log::root(&config.log);
-    let started = startup::start(folder, config, &log, Arc::new(OsClock), build().to_owned())?;
+    // Before anybody can see that it runs: one who asks it to stop then is heard.
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
         .map_err(|error| CommandError::new(code::IO, format!("cannot wait for signals: {error}"), ""))?;
+    let started = startup::start(folder, config, &log, Arc::new(OsClock), build().to_owned())?;
     let (events, handle) = (started.events.clone(), signals.handle());
     let waiter = std::thread::spawn(move || {
         // A second signal changes nothing: the time to stop is bounded already.

@@ -382,6 +382,46 @@ impl PolicyConfig {
     }
 }
 
+/// A policy with some of its keys set as in the file: `slots`, `1`; `claim_backoff`, `50ms`.
+///
+/// # Errors
+/// When there is no such key, or the value is none for it.
+pub fn changed_policy(policy: &Policy, sets: &[(String, String)]) -> Result<Policy, String> {
+    let ms = |span: Ms| toml::Value::String(format!("{}ms", span.0));
+    let count = |n: u32| toml::Value::Integer(n.into());
+    let doubt = match policy.in_doubt {
+        InDoubt::Resend => "resend",
+        InDoubt::Hold => "hold",
+    };
+    let mut table = toml::Table::from_iter([
+        ("slots".to_owned(), count(policy.slots)),
+        ("idle_stop".to_owned(), ms(policy.idle_stop)),
+        ("claim_silence".to_owned(), ms(policy.claim_silence)),
+        ("silence_ceiling".to_owned(), ms(policy.silence_ceiling)),
+        ("stop_grace".to_owned(), ms(policy.stop_grace)),
+        ("claim_retries".to_owned(), count(policy.claim_retries)),
+        ("claim_backoff".to_owned(), ms(policy.claim_backoff)),
+        ("start_backoff".to_owned(), ms(policy.start_backoff)),
+        ("start_backoff_max".to_owned(), ms(policy.start_backoff_max)),
+        ("healthy_after".to_owned(), ms(policy.healthy_after)),
+        ("delivery_backoff".to_owned(), ms(policy.delivery_backoff)),
+        ("delivery_backoff_max".to_owned(), ms(policy.delivery_backoff_max)),
+        ("delivery_give_up".to_owned(), ms(policy.delivery_give_up)),
+        ("no_recipient_keep".to_owned(), ms(policy.no_recipient_keep)),
+        ("in_doubt".to_owned(), doubt.into()),
+    ]);
+    for (key, value) in sets {
+        let value = match value.parse::<i64>() {
+            Ok(number) => toml::Value::Integer(number),
+            Err(_) => toml::Value::String(value.clone()),
+        };
+        table.insert(key.clone(), value);
+    }
+    let config: PolicyConfig =
+        table.try_into().map_err(|error: toml::de::Error| error.message().trim().to_owned())?;
+    Ok(config.policy())
+}
+
 /// What flags say; it wins.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -592,6 +632,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE), text).unwrap();
         Config::load(None, folder.path(), &|_| None, &Overrides::default())
+    }
+
+    #[test]
+    fn a_policy_is_changed_key_by_key_and_a_wrong_key_or_value_is_named() {
+        let set = |key: &str, value: &str| changed_policy(&Policy::default(), &[(key.into(), value.into())]);
+        assert_eq!(changed_policy(&Policy::default(), &[]), Ok(Policy::default()));
+        assert_eq!(set("slots", "1"), Ok(Policy { slots: 1, ..Policy::default() }));
+        assert_eq!(set("claim_backoff", "50ms").unwrap().claim_backoff, Ms(50));
+        assert_eq!(set("in_doubt", "resend").unwrap().in_doubt, InDoubt::Resend);
+        assert!(set("slotz", "1").unwrap_err().contains("slotz"));
+        assert!(set("claim_backoff", "50").unwrap_err().contains("needs a unit"));
+        assert!(set("slots", "many").is_err());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::channels::chat::Chat;
 use crate::containers::Containers;
 use crate::containers::process::Processes;
 use crate::journal::boot::{self, BootError};
+use crate::journal::record::{RecordError, check_schemas};
 use crate::journal::recovery::{self, RecoverError};
 use crate::journal::retention::{Dropped, Keep, Retention};
 use crate::journal::segment::Header;
@@ -66,6 +67,9 @@ pub enum StartError {
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// This build cannot read all that builds before it wrote.
+    #[error("this build has a gap among the journal's versions: {0}")]
+    Schemas(#[from] RecordError),
     /// The agent's environment.
     #[error(transparent)]
     Env(#[from] agent::EnvError),
@@ -105,6 +109,7 @@ impl StartError {
             Self::Replay(_) | Self::Ended(_) => {
                 "see that the journal folder is the daemon's own and that the disk has space".into()
             }
+            Self::Schemas(error) => error.hint().into(),
             Self::Env(_) => "write one KEY=VALUE a line".into(),
             Self::Reactor(_) => "raise the limit that it names".into(),
             Self::NoDocker => "use --runtime process".into(),
@@ -161,6 +166,7 @@ pub fn start_with(
     build: String,
     source: space::Source,
 ) -> Result<Started, StartError> {
+    check_schemas()?;
     // Before any other thread uses SQLite.
     install_guards();
     let config = Arc::new(config);

@@ -182,6 +182,15 @@ pub(crate) enum Schema {
     V1,
 }
 
+/// Whether every schema from the first to the one that this build writes can be read. A start refuses a build with a
+/// gap: it would write what a later start cannot lead on from.
+///
+/// # Errors
+/// The first schema that cannot be read.
+pub fn check_schemas() -> Result<(), RecordError> {
+    (1..=RECORD_SCHEMA).try_for_each(|schema| upcast(schema).map(drop))
+}
+
 /// The choke point of versions: what `schema` is called here.
 pub(crate) fn upcast(schema: u32) -> Result<Schema, RecordError> {
     match schema {

@@ -86,7 +86,10 @@ impl SegmentError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Io { .. } => "see that the file is there and may be read",
-            Self::NotASegment { .. } => "name a file that ends in .ltj, or a journal folder",
+            Self::NotASegment { .. } => {
+                "name a file that ends in .ltj, or a journal folder; of a segment whose header is damaged nothing can be \
+                 told, the others replay without it"
+            }
             Self::TooNew { .. } => "read it with the build that wrote it, or a newer one",
             Self::Damaged { .. } => {
                 "keep a copy of the journal folder; `lamplighter journal check` says what is whole"

@@ -13,6 +13,7 @@ pub mod cursor;
 pub mod export;
 pub mod fixture;
 pub mod fold;
+pub mod fork;
 pub mod path;
 pub mod report;
 pub mod segments;
@@ -48,12 +49,26 @@ pub fn verify(path: &Path) -> Result<Report, ReplayError> {
     verify_source(&mut Segments::open(path)?)
 }
 
-/// As [`verify`], from the newest segment that begins at `since` or before it.
-///
-/// # Errors
-/// When there is no segment, or one cannot be read.
-pub fn verify_since(path: &Path, since: Wall) -> Result<Report, ReplayError> {
-    verify_source(&mut Segments::open(path)?.since(since)?)
+/// A source that tells how many bytes of it were read, for a bar that shows how far it is.
+pub struct Watched<S, F> {
+    /// The source.
+    pub source: S,
+    /// Told of the bytes of each piece.
+    pub read: F,
+}
+
+impl<S: Source, F: FnMut(u64)> Source for Watched<S, F> {
+    type Error = S::Error;
+
+    fn read(&mut self, take: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>) -> Result<(), Self::Error> {
+        let told = &mut self.read;
+        self.source.read(&mut |piece| {
+            if let Piece::Snapshot(bytes) | Piece::Body(bytes) | Piece::Record(_, bytes) = piece {
+                told(bytes.len() as u64);
+            }
+            take(piece)
+        })
+    }
 }
 
 /// The state in which the journal of a folder ends; none when there is no segment with a whole snapshot. The

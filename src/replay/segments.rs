@@ -124,6 +124,19 @@ impl Segments {
         Ok(self)
     }
 
+    /// How much there is to read, in bytes; prepared space counts.
+    ///
+    /// # Errors
+    /// When a file cannot be looked at.
+    pub fn bytes(&self) -> Result<u64, ReplayError> {
+        let len = |path: &PathBuf| {
+            std::fs::metadata(path)
+                .map(|it| it.len())
+                .map_err(|source| ReplayError::Io { path: path.clone(), source })
+        };
+        self.paths.iter().map(len).sum()
+    }
+
     /// The number of the installation that wrote the first of them.
     ///
     /// # Errors

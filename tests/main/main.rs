@@ -7,6 +7,8 @@ mod fixtures;
 mod foreign_runner;
 mod recorded;
 mod sabotage;
+#[cfg(not(feature = "sabotage"))]
+mod said;
 mod space;
 mod step;
 mod support;

@@ -2,6 +2,7 @@
 
 mod cursor;
 mod disk;
+mod fork;
 mod retention;
 
 use std::convert::Infallible;
