@@ -87,8 +87,8 @@ impl SegmentError {
         match self {
             Self::Io { .. } => "see that the file is there and may be read",
             Self::NotASegment { .. } => {
-                "name a file that ends in .ltj, or a journal folder; of a segment whose header is damaged nothing can be \
-                 told, the others replay without it"
+                "name a file that ends in .ltj, or a journal folder; of a segment whose header is damaged \
+                 nothing can be told, the others replay without it"
             }
             Self::TooNew { .. } => "read it with the build that wrote it, or a newer one",
             Self::Damaged { .. } => {
