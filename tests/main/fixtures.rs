@@ -159,6 +159,18 @@ fn a_range_of_records_stands_on_its_own() {
     let range = ["fixture", "record", "--all", "--from", "1.9", "--to", "1.20", fixture.to_str().unwrap()];
     assert!(daemon.ok(&range).contains("12 records in 1 segments"));
     assert!(ok(&["replay", fixture.to_str().unwrap()]).contains("12 records, 0 divergences"));
+    // Without a text, and with the same decisions.
+    let silent = into.path().join("silent");
+    assert!(
+        daemon
+            .ok(&["fixture", "record", "--all", "--no-bodies", silent.to_str().unwrap()])
+            .contains(" 0 texts")
+    );
+    assert!(
+        !holds(&bytes_of(&silent), "zucchini")
+            && holds(&bytes_of(&daemon.data().join("journal")), "zucchini")
+    );
+    assert_eq!(effect_names(&silent), effect_names(&daemon.data().join("journal")));
     let nothing = into.path().join("nothing");
     let beyond = ["fixture", "record", "--all", "--from", "7.0", nothing.to_str().unwrap()];
     assert_eq!(daemon.run(&beyond).status.code(), Some(2));
