@@ -18,7 +18,7 @@ fn without_a_terminal_it_is_refused_and_says_what_to_use() {
 #[test]
 fn a_key_and_a_signal_end_it_and_the_terminal_is_given_back() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/main/step_terminal.py");
-    for how in ["key", "SIGTERM", "SIGHUP"] {
+    for how in ["key", "SIGTERM", "SIGHUP", "closed"] {
         let out = Command::new("python3")
             .args([script, how])
             .arg(lamplighter())

@@ -1,4 +1,5 @@
-"""Runs a stepper on a terminal of its own: argv[1] is the signal that ends it, or `key`; the rest is the command.
+"""Runs a stepper on a terminal of its own: argv[1] is the signal that ends it, or `key`, or `closed` for a terminal that
+goes away without a signal; the rest is the command.
 
 Waits until it has left the alternate screen. Exit code: the program's, or 99 when the terminal's settings are not those
 from before.
@@ -24,6 +25,16 @@ def upto(master, wanted):
             seen += os.read(master, 65536)
 
 
+def ends(child):
+    """The program must end by itself; with what code does not matter, there is nobody to tell."""
+    end = time.monotonic() + LIMIT
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            sys.exit("it goes on without its terminal")
+        time.sleep(0.05)
+
+
 def main():
     how, command = sys.argv[1], sys.argv[2:]
     master, slave = pty.openpty()
@@ -36,6 +47,10 @@ def main():
             os.dup2(slave, fd)
         os.execvp(command[0], command)
     upto(master, b"booted")
+    if how == "closed":
+        os.close(slave)
+        os.close(master)
+        return ends(child)
     if how == "key":
         os.write(master, b"nq")
     else:

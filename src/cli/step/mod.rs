@@ -23,6 +23,8 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
 use ratatui::{DefaultTerminal, Terminal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::model::{Model, Next, OpenError};
@@ -32,7 +34,9 @@ use super::error::{CommandError, code};
 use crate::base::RecordNo;
 
 /// So often it is looked whether a signal came.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK_FOR: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// Time to end in good order after a signal.
+const END_WITHIN: Duration = Duration::from_secs(2);
 /// So often a long opening says how far it is, in records.
 const TELL_EVERY: usize = 100_000;
 
@@ -92,10 +96,14 @@ fn work(terminal: &mut DefaultTerminal, model: &mut Model, ended: &AtomicBool) -
     Ok(())
 }
 
-/// Waits for a key; none when the screen changed its size or a signal came.
+/// Waits for a key; none when the screen changed its size, or a signal came, or the terminal is gone.
 fn next_key(ended: &AtomicBool) -> io::Result<Option<event::KeyEvent>> {
     while !ended.load(Ordering::Relaxed) {
-        match event::poll(LOOK) {
+        if is_gone()? {
+            ended.store(true, Ordering::Relaxed);
+            break;
+        }
+        match event::poll(Duration::ZERO) {
             Ok(false) => continue,
             Ok(true) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -107,6 +115,32 @@ fn next_key(ended: &AtomicBool) -> io::Result<Option<event::KeyEvent>> {
         });
     }
     Ok(None)
+}
+
+/// Waits for input, at most [`LOOK_FOR`]; whether the terminal was hung up. From one that was, the event source would
+/// read nothing for ever.
+fn is_gone() -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut input = [PollFd::new(&stdin, PollFlags::IN)];
+    match poll(&mut input, Some(&LOOK_FOR)) {
+        Ok(_) => Ok(input[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Ends the stepper at a signal: in good order, or, should it be in the middle of something, soon after.
+fn end_at_signals(ended: Arc<AtomicBool>) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            ended.store(true, Ordering::Relaxed);
+            std::thread::sleep(END_WITHIN);
+            ratatui::restore();
+            std::process::exit(128 + signal);
+        }
+    })?;
+    Ok(())
 }
 
 /// Whether a key was pressed since; it is taken.
@@ -124,9 +158,7 @@ fn on_screen(
     body: impl FnOnce(&mut DefaultTerminal, &AtomicBool) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))?;
-    }
+    end_at_signals(Arc::clone(&ended))?;
     restoring(ratatui::restore, || {
         // Inside, because it may fail when the terminal is half set up. By hand, because ratatui's own way restores
         // the terminal at every panic, also at one that replay catches.
