@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::args::{AcceptArgs, FixtureCommand, RecordArgs, build};
 use super::error::{CommandError, code};
-use crate::base::{RecordNo, SessionName};
+use super::given;
+use crate::base::{RecordNo, SessionName, SessionNo};
 use crate::host::folder::DataFolder;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
@@ -41,23 +42,10 @@ pub fn fixture(data: &Path, command: &FixtureCommand) -> Result<(), CommandError
     }
 }
 
-fn record_no(text: Option<&String>) -> Result<Option<RecordNo>, CommandError> {
-    text.map(|text| text.parse()).transpose().map_err(|error| {
-        CommandError::new(code::USAGE, error, "`lamplighter journal tail` shows the numbers of records")
-    })
-}
-
 fn record(data: &Path, args: &RecordArgs) -> Result<(), CommandError> {
-    let own = match &args.journal {
-        Some(_) => None,
-        None => Some(DataFolder::open(data)?),
-    };
-    let journal = match (&args.journal, &own) {
-        (Some(path), _) => path.clone(),
-        (None, Some(data)) => data.journal(),
-        (None, None) => return Err(CommandError::new(code::USAGE, "there is no journal to read", "")),
-    };
-    let (from, to) = (record_no(args.from.as_ref())?, record_no(args.to.as_ref())?);
+    let journal = given::journal(args.journal.as_ref(), data)?;
+    let record = |text: Option<&String>| text.map(|text| given::record_no(text)).transpose();
+    let (from, to) = (record(args.from.as_ref())?, record(args.to.as_ref())?);
     let end = state_at(&journal, to.map(RecordNo::next)).map_err(FixtureError::from)?;
     let session = match &args.session {
         None => None,
@@ -70,15 +58,16 @@ fn record(data: &Path, args: &RecordArgs) -> Result<(), CommandError> {
     let out = &mut io::stdout().lock();
     let fixture::Written { segments, records, texts } = written;
     writeln!(out, "{}: {records} records in {segments} segments, {texts} texts", args.dir.display())?;
-    if let (Some(data), false) = (&own, args.redact) {
+    if args.journal.is_none() && !args.redact {
+        let data = DataFolder::open(data)?;
         for name in names(end.state(), session) {
-            copy_session(out, data, &name, &args.dir)?;
+            copy_session(out, &data, &name, &args.dir)?;
         }
     }
     Ok(())
 }
 
-fn names(state: &State, session: Option<crate::base::SessionNo>) -> Vec<SessionName> {
+fn names(state: &State, session: Option<SessionNo>) -> Vec<SessionName> {
     let all = state.sessions().iter();
     all.filter(|(no, _)| session.is_none_or(|session| session == **no))
         .map(|(_, it)| it.name.clone())

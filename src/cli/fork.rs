@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::args::ForkArgs;
 use super::error::{CommandError, code};
-use crate::base::RecordNo;
+use super::given::{RECORD_HINT, record_no};
 use crate::host::config::changed_policy;
 use crate::machine::policy::Policy;
 use crate::replay::fork::{self, Change, Fork, ForkError, Row, Side};
@@ -22,9 +22,7 @@ impl From<ForkError> for CommandError {
             ForkError::Edit { .. } => {
                 (code::USAGE, "`lamplighter export --format jsonl` shows the names of fields")
             }
-            ForkError::NoRecord(_) => {
-                (code::USAGE, "`lamplighter journal tail` shows the numbers of records")
-            }
+            ForkError::NoRecord(_) => (code::USAGE, RECORD_HINT),
         };
         Self::new(code, &error, hint)
     }
@@ -32,12 +30,6 @@ impl From<ForkError> for CommandError {
 
 fn usage(text: String, hint: &str) -> CommandError {
     CommandError::new(code::USAGE, text, hint)
-}
-
-fn record(text: &str) -> Result<RecordNo, CommandError> {
-    text.parse().map_err(|error| {
-        CommandError::new(code::USAGE, error, "`lamplighter journal tail` shows the numbers of records")
-    })
 }
 
 fn pair(text: &str) -> Result<(String, String), CommandError> {
@@ -69,12 +61,12 @@ pub fn fork(args: &ForkArgs) -> Result<(), CommandError> {
     for both in args.edit.chunks(2) {
         let [number, text] = both else { continue };
         let (path, value) = pair(text)?;
-        edit.push((record(number)?, path, value));
+        edit.push((record_no(number)?, path, value));
     }
     let change = Change {
-        at: record(&args.at)?,
+        at: record_no(&args.at)?,
         policy: if sets.is_empty() { None } else { Some(&policy) },
-        drop: args.drop.iter().map(|text| record(text)).collect::<Result<_, _>>()?,
+        drop: args.drop.iter().map(|text| record_no(text)).collect::<Result<_, _>>()?,
         edit,
     };
     let found = fork::fork(&args.path, &change, args.rows)?;

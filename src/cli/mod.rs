@@ -9,6 +9,7 @@ pub mod error;
 pub mod export;
 pub mod fixture;
 pub mod fork;
+pub mod given;
 pub mod init;
 pub mod journal;
 pub mod operate;

@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 
 use super::args::{ReplayArgs, StateArgs, WhyArgs};
 use super::error::{CommandError, code};
+use super::given::{self, record_no};
 use super::upgrade::ago;
-use crate::base::RecordNo;
-use crate::host::folder::DataFolder;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
 use crate::replay::report::{Divergence, Report};
@@ -34,10 +33,7 @@ pub fn replay(args: &ReplayArgs) -> Result<(), CommandError> {
     let out = &mut io::stdout().lock();
     let mut clean = true;
     for path in &args.paths {
-        let mut segments = Segments::open(path)?;
-        if let Some(since) = args.since {
-            segments = segments.since(ago(since))?;
-        }
+        let segments = Segments::open_since(path, args.since.map(ago))?;
         let bar = bar(segments.bytes()?);
         let report = verify_source(&mut Watched { source: segments, read: |bytes| bar.inc(bytes) })?;
         bar.finish_and_clear();
@@ -81,10 +77,7 @@ pub(super) fn divergence_json(it: &Divergence) -> Value {
 /// # Errors
 /// When the journal cannot be read, or does not know the message.
 pub fn why(data: &Path, args: &WhyArgs) -> Result<(), CommandError> {
-    let journal = match &args.journal {
-        Some(path) => path.clone(),
-        None => DataFolder::open(data)?.journal(),
-    };
+    let journal = given::journal(args.journal.as_ref(), data)?;
     let message = &args.message;
     let subject = match &args.session {
         None => Subject::Id(message.clone()),
@@ -149,12 +142,7 @@ fn ambiguous(piece: &str, several: &[Mention]) -> CommandError {
 /// # Errors
 /// When the journal cannot be read or does not replay up to there, or the session is unknown.
 pub fn state(args: &StateArgs) -> Result<(), CommandError> {
-    let at: Option<RecordNo> = match &args.at {
-        None => None,
-        Some(text) => Some(text.parse().map_err(|error| {
-            CommandError::new(code::USAGE, error, "`lamplighter journal tail` shows the numbers of records")
-        })?),
-    };
+    let at = args.at.as_deref().map(record_no).transpose()?;
     let machine = replay::state_at(&args.path, at).map_err(|error| match error {
         StateError::Replay(error) => error.into(),
         StateError::Diverged(_) => CommandError::new(

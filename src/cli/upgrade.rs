@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::args::UpgradeArgs;
 use super::error::{CommandError, code};
+use super::given;
 use super::replay::divergence_json;
 use crate::base::{Clock, Wall};
 use crate::host::clock::OsClock;
 use crate::host::config::Span;
-use crate::host::folder::DataFolder;
 use crate::replay::compare::{Differences, differences};
 
 /// The instant so long ago.
@@ -25,10 +25,7 @@ pub(super) fn ago(span: Span) -> Wall {
 /// # Errors
 /// When the journal cannot be read, or this build decides something differently.
 pub fn upgrade_check(data: &Path, args: &UpgradeArgs) -> Result<(), CommandError> {
-    let journal = match &args.journal {
-        Some(path) => path.clone(),
-        None => DataFolder::open(data)?.journal(),
-    };
+    let journal = given::journal(args.journal.as_ref(), data)?;
     let found = differences(&journal, args.since.map(ago), args.show)?;
     let out = &mut io::stdout().lock();
     if args.json {

@@ -14,6 +14,8 @@ const KEPT_MAX: usize = 64 << 20;
 pub struct ArrivedBody {
     /// JSON text (contract 11).
     pub content: String,
+    /// The text in it.
+    pub text: String,
 }
 
 /// The texts.
@@ -30,9 +32,9 @@ impl Bodies {
         self.arrived.insert((channel.to_owned(), receipt), body);
     }
 
-    /// An arrival's content, while it waits for its row.
+    /// An arrival's text, while it waits for its row.
     pub fn waiting(&self, channel: &str, receipt: u64) -> Option<&str> {
-        self.arrived.get(&(channel.to_owned(), receipt)).map(|body| body.content.as_str())
+        self.arrived.get(&(channel.to_owned(), receipt)).map(|body| body.text.as_str())
     }
 
     /// Takes an arrival's text.

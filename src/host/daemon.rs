@@ -505,8 +505,8 @@ impl Daemon {
     }
 
     fn arrived(&mut self, it: Arrived) -> Input {
-        let facts = facts::of_content(&it.content, self.performer.data.installation());
-        self.performer.bodies.arrived(it.channel, it.receipt, ArrivedBody { content: it.content });
+        let (facts, text) = facts::of_content(&it.content, self.performer.data.installation());
+        self.performer.bodies.arrived(it.channel, it.receipt, ArrivedBody { content: it.content, text });
         let arrival = Arrival {
             channel: it.channel.to_owned(),
             receipt: it.receipt,

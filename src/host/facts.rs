@@ -35,18 +35,13 @@ pub fn of_text(text: &str, seed: u64) -> TextFacts {
     }
 }
 
-/// What decisions need of an arrival's content (contract 11).
-pub fn of_content(content: &str, seed: u64) -> TextFacts {
+/// What decisions need of an arrival's content (contract 11), and the text that they speak of.
+pub fn of_content(content: &str, seed: u64) -> (TextFacts, String) {
     let json: Value = serde_json::from_str(content).unwrap_or(Value::Null);
     let text = json.get("text").and_then(Value::as_str).unwrap_or("");
     let attachments = json.get("attachments").and_then(Value::as_array).map_or(0, Vec::len);
-    TextFacts { attachments: u16::try_from(attachments).unwrap_or(u16::MAX), ..of_text(text, seed) }
-}
-
-/// The text in an arrival's content, which its facts speak of.
-pub fn text_of(content: &str) -> String {
-    let json: Value = serde_json::from_str(content).unwrap_or(Value::Null);
-    json.get("text").and_then(Value::as_str).unwrap_or("").to_owned()
+    let attachments = u16::try_from(attachments).unwrap_or(u16::MAX);
+    (TextFacts { attachments, ..of_text(text, seed) }, text.to_owned())
 }
 
 /// One row of messages_out without its text.

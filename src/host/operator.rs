@@ -20,14 +20,8 @@ const PAGE: usize = 256;
 /// # Errors
 /// When there is none, or more than one.
 pub fn find_session(state: &State, text: &str) -> Result<SessionNo, String> {
-    let found: Vec<SessionNo> = state
-        .sessions()
-        .iter()
-        .filter(|(no, session)| {
-            session.name.to_string() == text || session.name.session() == text || no.to_string() == text
-        })
-        .map(|(&no, _)| no)
-        .collect();
+    let found: Vec<SessionNo> =
+        state.sessions().keys().copied().filter(|&no| state.is_named(no, text)).collect();
     match found.as_slice() {
         [one] => Ok(*one),
         [] => Err(format!("there is no session {text:?}; `lamplighter session ls` lists them")),

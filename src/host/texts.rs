@@ -2,7 +2,6 @@
 
 use super::bodies::Bodies;
 use super::config::BodiesKept;
-use super::facts;
 use crate::base::RecordNo;
 use crate::journal::body::{self, Text};
 use crate::journal::frame::{self, Kind};
@@ -28,8 +27,8 @@ impl Texts {
         }
         match input {
             Input::MessageArrived(it) => {
-                if let Some(content) = bodies.waiting(&it.channel, it.receipt) {
-                    self.one(record, it.facts.digest, &facts::text_of(content), frames);
+                if let Some(text) = bodies.waiting(&it.channel, it.receipt) {
+                    self.one(record, it.facts.digest, text, frames);
                 }
             }
             Input::OutboundRead { session, reading: Reading::Rows(rows) }

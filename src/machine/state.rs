@@ -859,6 +859,12 @@ impl State {
         Wall(at.0.saturating_add(self.core.offset))
     }
 
+    /// Whether a person means this session by a text: its folder's name, group/name, or its number.
+    pub fn is_named(&self, no: SessionNo, text: &str) -> bool {
+        let by_name = |name: &SessionName| name.session() == text || name.to_string() == text;
+        no.to_string() == text || self.session(no).is_some_and(|it| by_name(&it.name))
+    }
+
     /// What was touched since the last call.
     pub(super) fn take_touched(&mut self) -> BTreeSet<ComponentId> {
         std::mem::take(&mut self.touched)

@@ -13,8 +13,6 @@ use crate::base::Wall;
 pub struct Differences {
     /// Records compared.
     pub records: u64,
-    /// When the first of them was made; none when there is no record.
-    pub since: Option<Wall>,
     /// The first records with other effects, as many as were asked for.
     pub first: Vec<Divergence>,
     /// Records with other effects.
@@ -38,16 +36,12 @@ impl Differences {
 /// # Errors
 /// When there is no segment, or one cannot be read.
 pub fn differences(path: &Path, since: Option<Wall>, most: usize) -> Result<Differences, ReplayError> {
-    let mut segments = Segments::open(path)?;
-    if let Some(since) = since {
-        segments = segments.since(since)?;
-    }
+    let mut segments = Segments::open_since(path, since)?;
     let mut found = Differences::default();
     walk_source(&mut segments, |stop| {
         match stop {
             Stop::Step(step) => {
                 found.records += 1;
-                found.since.get_or_insert_with(|| step.state.wall());
                 if let Some(divergence) = step.divergence {
                     count(&mut found, divergence, most);
                 }

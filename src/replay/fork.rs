@@ -237,17 +237,17 @@ impl Names {
     }
 
     /// Takes in what a step did, and tells its effects by names.
-    fn take(
+    fn take<'e>(
         &mut self,
         state: &State,
         touched: impl Iterator<Item = ComponentId>,
-        turn: &[(EffectId, Effect)],
+        effects: impl Iterator<Item = (EffectId, &'e Effect)>,
     ) -> Vec<String> {
         let mut touched: Vec<ComponentId> = touched.collect();
         // Sessions first: the names of messages hold theirs.
         touched.sort();
         touched.into_iter().for_each(|id| self.look(state, id));
-        turn.iter().map(|(id, effect)| self.effect(*id, effect)).collect()
+        effects.map(|(id, effect)| self.effect(id, effect)).collect()
     }
 
     fn effect(&mut self, id: EffectId, effect: &Effect) -> String {
@@ -346,9 +346,7 @@ impl<'a> Run<'a> {
         let name = input.name();
         let turn: Turn = self.machine.step(at, input);
         self.fork.inputs += 1;
-        let effects: Vec<(EffectId, Effect)> =
-            turn.effects().map(|(id, effect)| (id, effect.clone())).collect();
-        let effects = self.forked.take(self.machine.state(), turn.touched.iter().copied(), &effects);
+        let effects = self.forked.take(self.machine.state(), turn.touched.iter().copied(), turn.effects());
         Side { record: turn.record, input: name, effects }
     }
 
@@ -365,17 +363,15 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, step: &Step<'_>) -> Result<(), ForkError> {
         self.fire(step);
-        let effects: Vec<(EffectId, Effect)> =
-            step.effects().map(|(id, effect)| (id, effect.clone())).collect();
         self.asked.retain(|record| *record != step.record);
         let input = match self.change.drop.contains(&step.record) {
             true => None,
-            false => self.edited(step)?,
+            false => Some(self.edited(step)?),
         };
         let recorded = Side {
             record: step.record,
             input: step.input.name(),
-            effects: self.recorded.take(step.state, step.touched.iter().copied(), &effects),
+            effects: self.recorded.take(step.state, step.touched.iter().copied(), step.effects()),
         };
         let translated = input.and_then(|input| {
             let translated = self.translate(input);
@@ -413,7 +409,7 @@ impl<'a> Run<'a> {
         self.deadlines.get(&renamed(key, &session, &message)?).copied()
     }
 
-    fn edited(&self, step: &Step<'_>) -> Result<Option<Input>, ForkError> {
+    fn edited(&self, step: &Step<'_>) -> Result<Input, ForkError> {
         let mut input = step.input.clone();
         if let Some(policy) = self.change.policy {
             match &mut input {
@@ -432,7 +428,7 @@ impl<'a> Run<'a> {
                 })?;
             }
         }
-        Ok(Some(input))
+        Ok(input)
     }
 
     fn session(&self, no: SessionNo) -> Option<SessionNo> {

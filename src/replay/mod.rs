@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::base::{At, RecordNo, SessionName, SessionNo, Wall};
+use crate::base::{At, RecordNo, Wall};
 use crate::journal::body::said;
 use crate::journal::wire::digest::Digests;
 use crate::machine::Machine;
@@ -419,13 +419,10 @@ fn dropped<S: Source>(source: &mut S) -> Result<Option<Dropped>, S::Error> {
 
 /// The row id of the message with a seq in a session; the newest, should a folder have been made anew.
 fn id_of_seq<S: Source>(source: &mut S, session: &str, seq: i64) -> Result<Option<String>, S::Error> {
-    let is_named = |no: SessionNo, name: &SessionName| {
-        name.to_string() == session || name.session() == session || no.to_string() == session
-    };
     let mut found = None;
     let mut find = |state: &State| {
         for message in state.inbounds().values().filter(|it| it.seq == Some(seq)) {
-            if state.session(message.session).is_some_and(|it| is_named(message.session, &it.name)) {
+            if state.is_named(message.session, session) {
                 found = Some(message.id.clone());
             }
         }

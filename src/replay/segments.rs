@@ -103,11 +103,20 @@ impl Segments {
         Ok(list(folder)?.into_iter().rev().enumerate().map(alone).collect())
     }
 
-    /// Those from the newest one on whose snapshot is of `wall` or before; all when none is.
+    /// As [`Segments::open`]; with a time only those from the newest one on whose snapshot is of it or before, and all
+    /// when none is.
     ///
     /// # Errors
-    /// When one cannot be read.
-    pub fn since(self, wall: Wall) -> Result<Self, ReplayError> {
+    /// When the path cannot be read or holds no segment, or one cannot be read.
+    pub fn open_since(path: &Path, wall: Option<Wall>) -> Result<Self, ReplayError> {
+        let segments = Self::open(path)?;
+        match wall {
+            Some(wall) => segments.since(wall),
+            None => Ok(segments),
+        }
+    }
+
+    fn since(self, wall: Wall) -> Result<Self, ReplayError> {
         for from in (1..self.paths.len()).rev() {
             let mut alone = Self { paths: vec![self.paths[from].clone()], newest: false, settled: None };
             let mut begins = None;

@@ -9,7 +9,7 @@ use lamplighter::journal::record::{RECORD_SCHEMA, decode_record, encode_record};
 use lamplighter::journal::segment::{SegmentFile, SegmentReader};
 use lamplighter::machine::effect::Effect;
 
-use crate::support::{Daemon, lamplighter, text};
+use crate::support::{Daemon, lamplighter, segments, text};
 
 fn run(args: &[&str]) -> Output {
     Command::new(lamplighter()).args(args).output().unwrap()
@@ -19,13 +19,6 @@ fn ok(args: &[&str]) -> String {
     let output = run(args);
     assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
-}
-
-fn segments(folder: &Path) -> Vec<PathBuf> {
-    let all = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut found: Vec<_> = all.filter(|path| path.extension().is_some_and(|it| it == "ltj")).collect();
-    found.sort();
-    found
 }
 
 fn bytes_of(folder: &Path) -> Vec<u8> {

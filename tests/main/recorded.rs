@@ -10,7 +10,7 @@ use lamplighter::channels::Fault;
 use rustix::process::{Signal, kill_process};
 
 use crate::embedded::Embedded;
-use crate::support::{Daemon, lamplighter, text, until};
+use crate::support::{Daemon, lamplighter, segments, text, until};
 
 const FAST: &str = "[policy]\nclaim_backoff = \"50ms\"\nstart_backoff = \"20ms\"\nclaim_retries = 1\n";
 
@@ -273,10 +273,8 @@ fn keep(name: &str, journal: &Path) {
     let folder = journals().join(name);
     drop(fs::remove_dir_all(&folder));
     fs::create_dir_all(&folder).unwrap();
-    for entry in fs::read_dir(journal).unwrap().map(Result::unwrap) {
-        if entry.path().extension().is_some_and(|it| it == "ltj") {
-            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-        }
+    for segment in segments(journal) {
+        fs::copy(&segment, folder.join(segment.file_name().unwrap())).unwrap();
     }
 }
 

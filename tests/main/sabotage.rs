@@ -13,7 +13,7 @@ use lamplighter::journal::frame::Kind;
 use lamplighter::journal::segment::SegmentReader;
 use serde_json::Value;
 
-use crate::support::{lamplighter, text};
+use crate::support::{lamplighter, segments, text};
 
 /// A frame of a segment: what it holds, the record that it belongs to, where it begins and ends.
 struct Frame {
@@ -29,9 +29,7 @@ fn fixtures() -> PathBuf {
 
 /// The one segment of a recorded run.
 fn segment(name: &str) -> PathBuf {
-    let all =
-        fs::read_dir(fixtures().join("journals").join(name)).unwrap().map(|entry| entry.unwrap().path());
-    all.filter(|path| path.extension().is_some_and(|it| it == "ltj")).min().unwrap()
+    segments(&fixtures().join("journals").join(name)).remove(0)
 }
 
 fn frames(path: &Path) -> Vec<Frame> {

@@ -17,7 +17,7 @@ use lamplighter::host::perform::send;
 use lamplighter::host::space::Source;
 use lamplighter::host::startup::{Started, start_with};
 
-use crate::support::{Client, Daemon, lamplighter, runner, text, until};
+use crate::support::{Client, Daemon, lamplighter, spawn, text, until};
 
 /// The figure is made up; everything else is real.
 #[test]
@@ -133,16 +133,7 @@ impl Apart {
         fs::create_dir_all(data).unwrap();
         let config = format!("[limits]\ndisk_reserve = {}\n", reserve_mib << 20);
         fs::write(data.join("lamplighter.toml"), config).unwrap();
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        let child = Command::new(lamplighter())
-            .args(["run", "--runtime", "process", "--data"])
-            .arg(data)
-            .env("LAMPLIGHTER_RUNNER", runner())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = spawn(data, log, &[]);
         let socket = data.join("run/chat.sock");
         until("it listens", || UnixStream::connect(&socket).is_ok());
         Self(child)

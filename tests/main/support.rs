@@ -27,6 +27,30 @@ pub fn runner() -> PathBuf {
     path
 }
 
+/// The segments of a journal's folder, in order.
+pub fn segments(folder: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = all.filter(|path| path.extension().is_some_and(|it| it == "ltj")).collect();
+    found.sort();
+    found
+}
+
+/// Starts a daemon's process on a data folder, with its log elsewhere.
+pub fn spawn(data: &Path, log: &Path, flags: &[&str]) -> Child {
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    Command::new(lamplighter())
+        .args(["run", "--runtime", "process"])
+        .args(flags)
+        .arg("--data")
+        .arg(data)
+        .env("LAMPLIGHTER_RUNNER", runner())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
 /// Waits until `ready` says so, looking often: for what no event tells this process.
 pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
     let limit = Instant::now() + LIMIT;
@@ -66,16 +90,7 @@ impl Daemon {
 
     /// Starts it again on the same folder and waits until it listens.
     pub fn again(&mut self) {
-        let log = File::options().create(true).append(true).open(self.data().join("log")).unwrap();
-        let child = Command::new(lamplighter())
-            .args(["run", "--runtime", "process", "--log-level", "debug", "--data"])
-            .arg(self.data())
-            .env("LAMPLIGHTER_RUNNER", runner())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = spawn(self.data(), &self.data().join("log"), &["--log-level", "debug"]);
         self.child = Some(child);
         let socket = self.data().join("run/chat.sock");
         let limit = Instant::now() + LIMIT;

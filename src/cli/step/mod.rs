@@ -31,7 +31,7 @@ use self::model::{Model, Next, OpenError};
 use self::view::Theme;
 use super::args::StepArgs;
 use super::error::{CommandError, code};
-use crate::base::RecordNo;
+use super::given::record_no;
 
 /// So often it is looked whether a signal came.
 const LOOK_FOR: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
@@ -50,12 +50,7 @@ pub fn step(args: &StepArgs) -> Result<(), CommandError> {
                     way of a message";
         return Err(CommandError::new(code::USAGE, "step needs a terminal to draw on", hint));
     }
-    let at: Option<RecordNo> = match &args.at {
-        None => None,
-        Some(text) => Some(text.parse().map_err(|error| {
-            CommandError::new(code::USAGE, error, "`lamplighter journal tail` shows the numbers of records")
-        })?),
-    };
+    let at = args.at.as_deref().map(record_no).transpose()?;
     quietly(|| {
         let mut told = false;
         let model = Model::open(&args.path, at, |records| {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::panes::{self, Line};
-use super::search::{Breakpoint, FORMS, Matcher, is_session};
+use super::search::{Breakpoint, FORMS, Matcher};
 use crate::base::{RecordNo, SessionNo};
 use crate::replay::cursor::{Cursor, Found, Moment, Verdict};
 use crate::replay::report::thousands;
@@ -424,7 +424,7 @@ impl Model {
 
     fn restrict(&mut self, text: &str) {
         let state = &self.moment.after;
-        let found = state.sessions().keys().copied().find(|&no| is_session(state, no, text));
+        let found = state.sessions().keys().copied().find(|&no| state.is_named(no, text));
         match found {
             Some(session) => {
                 self.session = Some(session);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::panes::readable;
-use crate::base::{MessageNo, SessionNo};
+use crate::base::MessageNo;
 use crate::machine::state::{ComponentId, Source, State};
 use crate::replay::cursor::Passing;
 
@@ -108,7 +108,7 @@ impl Wanted {
         let step = &passing.step;
         match &self.what {
             Breakpoint::Kind(name) => step.input.name() == name,
-            Breakpoint::Session(text) => step.session.is_some_and(|no| is_session(step.state, no, text)),
+            Breakpoint::Session(text) => step.session.is_some_and(|no| step.state.is_named(no, text)),
             Breakpoint::Text(_) => {
                 let lower = |text: String| text.to_lowercase().contains(&self.needle);
                 lower(step.input.name().to_owned())
@@ -156,12 +156,6 @@ fn learn(
         numbers.extend(state.inbounds().keys().filter_map(|no| is_it(&ComponentId::Inbound(*no))));
         numbers.extend(state.outbounds().keys().filter_map(|no| is_it(&ComponentId::Outbound(*no))));
     }
-}
-
-/// Whether a text names a session: by its name, group/name, or number.
-pub fn is_session(state: &State, no: SessionNo, text: &str) -> bool {
-    no.to_string() == text
-        || state.session(no).is_some_and(|it| it.name.session() == text || it.name.to_string() == text)
 }
 
 #[cfg(test)]

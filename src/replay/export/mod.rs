@@ -79,9 +79,7 @@ impl Choice<'_> {
     /// Whether what belongs to this session is wanted.
     fn wants(&mut self, state: &State, no: SessionNo) -> bool {
         let Some(text) = self.session else { return true };
-        let name = state.session(no).map(|session| &session.name);
-        let named = name.is_some_and(|name| name.session() == text || name.to_string() == text);
-        let wanted = named || no.to_string() == text;
+        let wanted = state.is_named(no, text);
         self.seen |= wanted;
         wanted
     }
