@@ -7,14 +7,14 @@ use std::process::Command;
 
 use crate::support::{lamplighter, text};
 
-/// A name, the arguments, and the exit code.
+/// A name, the arguments, in which `DIR` is an empty folder, and the exit code.
 type Said = (&'static str, &'static [&'static str], i32);
 
 const CRASH: &str = "fixtures/journals/crash-in-mid-turn";
 const SLOTS: &str = "fixtures/journals/slots-full";
 const DAMAGED: &str = "fixtures/damaged/damaged-record";
 
-const SAID: [Said; 22] = [
+const SAID: [Said; 25] = [
     ("replay", &["replay", CRASH, SLOTS], 0),
     ("replay-json", &["replay", "--json", CRASH], 0),
     ("replay-damaged", &["replay", DAMAGED], 1),
@@ -34,6 +34,13 @@ const SAID: [Said; 22] = [
     ("export-jsonl", &["export", CRASH, "--format", "jsonl"], 0),
     ("export-perfetto", &["export", CRASH, "--format", "perfetto"], 0),
     ("export-unknown-session", &["export", CRASH, "--format", "jsonl", "--session", "s9"], 1),
+    ("export-html", &["export", CRASH, "--format", "html", "--out", "DIR/page.html"], 0),
+    ("fixture-record", &["fixture", "record", "DIR/kept", "--session", "s1", "--journal", SLOTS], 0),
+    (
+        "fixture-record-redacted",
+        &["fixture", "record", "DIR/shared", "--all", "--redact", "--journal", SLOTS],
+        0,
+    ),
     ("upgrade-check", &["upgrade-check", "--journal", SLOTS], 0),
     ("fixture-accept", &["fixture", "accept", CRASH, SLOTS], 0),
     ("step-without-a-terminal", &["step", CRASH], 2),
@@ -46,13 +53,16 @@ fn every_command_says_of_the_recorded_journals_what_it_said_before() {
     fs::create_dir_all(&folder).unwrap();
     let update = std::env::var_os("UPDATE").is_some();
     let mut wrong = Vec::new();
+    let into = tempfile::tempdir().unwrap();
+    let into = into.path().to_str().unwrap();
     for (name, args, code) in SAID {
-        let output = Command::new(lamplighter()).args(args).current_dir(root).output().unwrap();
+        let named = args.iter().map(|arg| arg.replace("DIR", into));
+        let output = Command::new(lamplighter()).args(named).current_dir(root).output().unwrap();
         let said = format!(
             "$ lamplighter {}\n{}{}exit code {}\n",
             args.join(" "),
-            text(&output.stdout),
-            text(&output.stderr),
+            text(&output.stdout).replace(into, "DIR"),
+            text(&output.stderr).replace(into, "DIR"),
             output.status.code().unwrap_or(-1)
         );
         assert_eq!(output.status.code(), Some(code), "{said}");
