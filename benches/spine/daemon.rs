@@ -19,20 +19,23 @@ const ROWS: usize = 100;
 /// Sessions that run at once; the bound of the configuration is 256.
 const LIVE: usize = 200;
 
-fn daemon(root: &Path, extra: &[&str]) -> Runner {
+fn command(root: &Path) -> Command {
     let program = std::env::var_os("LAMPLIGHTER_BIN").expect("scripts/bench sets LAMPLIGHTER_BIN");
-    Runner(
-        Command::new(program)
-            .args(["run", "--log-level", "warning", "--data"])
-            .arg(root)
-            .args(extra)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap(),
-    )
+    let mut command = Command::new(program);
+    command.args(["run", "--log-level", "warning", "--data"]).arg(root).stdin(Stdio::null());
+    command
 }
 
-fn connect(root: &Path) -> UnixStream {
+fn daemon(root: &Path, extra: &[&str]) -> Runner {
+    Runner(command(root).args(extra).spawn().unwrap())
+}
+
+/// A daemon with another runtime and the runner for it.
+pub fn daemon_with(root: &Path, runtime: &str, runner: &Path) -> Runner {
+    Runner(command(root).args(["--runtime", runtime]).env("LAMPLIGHTER_RUNNER", runner).spawn().unwrap())
+}
+
+pub fn connect(root: &Path) -> UnixStream {
     let begun = Instant::now();
     loop {
         if let Ok(stream) = UnixStream::connect(root.join("run/chat.sock")) {
@@ -44,13 +47,13 @@ fn connect(root: &Path) -> UnixStream {
 }
 
 /// A client of one chat that acknowledges what it gets.
-struct Client {
+pub struct Client {
     lines: BufReader<UnixStream>,
     out: UnixStream,
 }
 
 impl Client {
-    fn new(root: &Path, chat: &str) -> Self {
+    pub fn new(root: &Path, chat: &str) -> Self {
         let out = connect(root);
         let mut client = Self { lines: BufReader::new(out.try_clone().unwrap()), out };
         client.say(json!({"type": "hello", "protocol": 1, "chat": chat, "receive": true}));
@@ -58,11 +61,11 @@ impl Client {
         client
     }
 
-    fn say(&mut self, line: Value) {
+    pub fn say(&mut self, line: Value) {
         self.out.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    fn until(&mut self, kind: &str) -> (Instant, Value) {
+    pub fn until(&mut self, kind: &str) -> (Instant, Value) {
         let mut line = String::new();
         loop {
             line.clear();
@@ -76,7 +79,7 @@ impl Client {
     }
 }
 
-fn folders(root: &Path) -> Vec<PathBuf> {
+pub fn folders(root: &Path) -> Vec<PathBuf> {
     let agents = root.join("sessions");
     std::fs::read_dir(&agents)
         .unwrap()
@@ -104,7 +107,7 @@ pub fn through(sessions: usize) {
     let config = config.to_string_lossy().into_owned();
     let _daemon = daemon(root.path(), &["--config", &config]);
     drop(connect(root.path()));
-    let before = folders(root.path().join("").as_path()).len();
+    let before = folders(root.path()).len();
     let mut client = Client::new(root.path(), "main");
     client.say(json!({"type": "message", "id": "m", "text": "hi"}));
     client.until("accepted");
@@ -240,7 +243,7 @@ pub fn start_and_idle(sessions: usize) {
 }
 
 /// Asks the daemon to end, and waits until it has.
-fn stop(daemon: &mut Runner) {
+pub fn stop(daemon: &mut Runner) {
     let pid = rustix::process::Pid::from_child(&daemon.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(daemon.0.wait().unwrap().success());

@@ -3,7 +3,8 @@
 //! Invariant: no content ends the process. What cannot be used is a reason, and fails alone.
 
 use lamplighter::session::InboundRow;
-use serde_json::{Map, Value};
+
+use crate::json::{self, Json};
 
 /// A row whose content can go into a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +20,13 @@ pub struct Message {
 pub enum Body {
     /// `chat` and `chat-sdk`.
     Chat(Chat),
-    /// `task`: what to do.
-    Task(String),
+    /// `task`.
+    Task {
+        /// What to do.
+        prompt: String,
+        /// Run first; its last line says whether the agent is asked at all (contract 11).
+        script: Option<String>,
+    },
     /// `webhook`.
     Webhook {
         /// Who called.
@@ -30,7 +36,31 @@ pub enum Body {
         /// Indented JSON of the payload, or of the whole content when it has none.
         payload: String,
     },
+    /// `system`. The loop shows none to an agent: they are for its tools. NanoClaw's form is kept all the same, so that
+    /// whoever formats a row of any kind finds each.
+    System {
+        /// What was asked for.
+        action: String,
+        /// How it ended.
+        status: String,
+        /// JSON of what came of it.
+        result: String,
+    },
 }
+
+/// What a command asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Forget the conversation.
+    Clear,
+    /// Whatever the provider makes of it.
+    Provider,
+}
+
+/// Commands that would change the program behind the provider or open it to others: a chat has no business with them
+/// (contract 22). They are ordinary text.
+const NOT_FOR_PROVIDERS: [&str; 7] =
+    ["help", "login", "logout", "doctor", "config", "start", "remote-control"];
 
 /// A chat message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,19 +98,45 @@ impl Message {
     pub fn read(row: InboundRow) -> Result<Self, String> {
         let body = match row.kind.as_str() {
             "chat" | "chat-sdk" => Body::Chat(chat(&object(&row.content)?)?),
-            "task" => Body::Task(task(&object(&row.content)?)?),
-            "webhook" => webhook(object(&row.content)?),
+            "task" => task(&object(&row.content)?)?,
+            "webhook" => webhook(&object(&row.content)?),
+            "system" => system(&object(&row.content)?),
             kind => return Err(format!("kind {:?} is not known to this runner", cut(kind))),
         };
         Ok(Self { row, body })
+    }
+
+    /// The script of a task that has one.
+    pub fn script(&self) -> Option<&str> {
+        match &self.body {
+            Body::Task { script, .. } => script.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The command that a chat message is: its first word, when that is a slash and a name.
+    pub fn command(&self) -> Option<Command> {
+        let Body::Chat(chat) = &self.body else { return None };
+        let word = chat.text.split_whitespace().next()?.to_lowercase();
+        let name = word.strip_prefix('/')?;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | ':');
+        if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(plain) {
+            return None;
+        }
+        match name {
+            "clear" => Some(Command::Clear),
+            name if NOT_FOR_PROVIDERS.contains(&name) => None,
+            _ => Some(Command::Provider),
+        }
     }
 
     /// What the sender wrote or asked for, without any markup.
     pub fn text(&self) -> &str {
         match &self.body {
             Body::Chat(chat) => &chat.text,
-            Body::Task(prompt) => prompt,
+            Body::Task { prompt, .. } => prompt,
             Body::Webhook { payload, .. } => payload,
+            Body::System { result, .. } => result,
         }
     }
 }
@@ -91,87 +147,95 @@ fn cut(kind: &str) -> String {
 }
 
 /// Text that is no JSON stands for itself; JSON that is no object has no place for a text.
-fn object(content: &str) -> Result<Map<String, Value>, String> {
-    match serde_json::from_str(content) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(other) => Err(format!("content is JSON {}, not an object", name_of(&other))),
-        Err(_) => Ok(Map::from_iter([("text".to_owned(), Value::from(content))])),
+fn object(content: &str) -> Result<Json, String> {
+    match Json::parse(content) {
+        Some(object @ Json::Object(_)) => Ok(object),
+        Some(other) => Err(format!("content is JSON {}, not an object", name_of(&other))),
+        None => Ok(Json::Object(vec![("text".to_owned(), Json::Text(content.to_owned()))])),
     }
 }
 
-fn name_of(value: &Value) -> &'static str {
+fn name_of(value: &Json) -> &'static str {
     match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "number",
-        Value::String(_) => "text",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
+        Json::Null => "null",
+        Json::Bool(_) => "true or false",
+        Json::Number(_) => "number",
+        Json::Text(_) => "text",
+        Json::Array(_) => "array",
+        Json::Object(_) => "object",
     }
 }
 
 /// A text field; missing and null are `None`, anything else but text is an error.
-fn text_field(object: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {
+fn text_field(object: &Json, key: &str) -> Result<Option<String>, String> {
     match object.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) => Ok(Some(text.clone())),
         Some(other) => Err(format!("{key} is {}, not text", name_of(other))),
     }
 }
 
-fn word<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
+fn word<'a>(value: &'a Json, key: &str) -> Option<&'a str> {
+    value.get(key).and_then(Json::as_str).filter(|text| !text.is_empty())
 }
 
-fn chat(object: &Map<String, Value>) -> Result<Chat, String> {
+fn chat(object: &Json) -> Result<Chat, String> {
     let text = text_field(object, "text")?.unwrap_or_default();
-    let sender = object.get("sender").and_then(Value::as_str).filter(|text| !text.is_empty());
     let author = || object.get("author").and_then(|a| word(a, "fullName").or_else(|| word(a, "userName")));
-    let reply = object.get("replyTo").unwrap_or(&Value::Null);
+    let reply = object.get("replyTo").unwrap_or(&Json::Null);
     let reply_to = match reply.get("id") {
-        Some(Value::String(id)) if !id.is_empty() => Some(id.clone()),
-        Some(Value::Number(id)) => Some(id.to_string()),
+        Some(Json::Text(id)) if !id.is_empty() => Some(id.clone()),
+        Some(Json::Number(id)) if *id != 0.0 => Some(json::number(*id)),
         _ => None,
     };
     let quoted = word(reply, "sender").zip(word(reply, "text")).map(|(s, t)| (s.to_owned(), t.to_owned()));
-    let attachments = object.get("attachments").and_then(Value::as_array);
+    let attachments = match object.get("attachments") {
+        Some(Json::Array(attachments)) => attachments.as_slice(),
+        _ => &[],
+    };
     Ok(Chat {
         text,
-        sender: sender.or_else(author).unwrap_or("Unknown").to_owned(),
+        sender: word(object, "sender").or_else(author).unwrap_or("Unknown").to_owned(),
         reply_to,
         quoted,
-        attachments: attachments.into_iter().flatten().map(attachment).collect(),
+        attachments: attachments.iter().map(attachment).collect(),
     })
 }
 
-fn attachment(value: &Value) -> Attachment {
+fn attachment(value: &Json) -> Attachment {
     let name = word(value, "name").or_else(|| word(value, "filename")).unwrap_or("attachment");
     Attachment {
         kind: word(value, "type").unwrap_or("file").to_owned(),
         name: name.to_owned(),
-        local_path: word(value, "localPath").map(str::to_owned),
+        local_path: word(value, "localPath").filter(|path| stays_inside(path)).map(str::to_owned),
         url: word(value, "url").map(str::to_owned),
     }
 }
 
-fn task(object: &Map<String, Value>) -> Result<String, String> {
-    // The script decides whether the agent is asked at all; to ask without it would be wrong more often than
-    // not.
-    if object.get("script").is_some_and(|script| !matches!(script, Value::Null) && script != "") {
-        return Err("the task has a script, and this runner runs no task scripts".to_owned());
-    }
+/// Whether a path from outside, put behind the workspace, names something in it: no part of it leads up or begins
+/// anew, and none has a character that would not be seen.
+fn stays_inside(path: &str) -> bool {
+    path.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control))
+}
+
+fn task(object: &Json) -> Result<Body, String> {
+    let script = text_field(object, "script")?.filter(|script| !script.trim().is_empty());
     match text_field(object, "prompt")?.or(text_field(object, "text")?) {
-        Some(prompt) => Ok(prompt),
+        Some(prompt) => Ok(Body::Task { prompt, script }),
         None => Err("the task has no prompt".to_owned()),
     }
 }
 
-fn webhook(object: Map<String, Value>) -> Body {
-    let named = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or("unknown").to_owned();
-    let (source, event) = (named("source"), named("event"));
-    let shown = object.get("payload").cloned().unwrap_or(Value::Object(object));
-    // Writing a value that was just read does not fail.
-    Body::Webhook { source, event, payload: serde_json::to_string_pretty(&shown).unwrap_or_default() }
+fn webhook(object: &Json) -> Body {
+    let named = |key: &str| word(object, key).unwrap_or("unknown").to_owned();
+    let shown = object.get("payload").filter(|payload| payload.is_truthy()).unwrap_or(object);
+    Body::Webhook { source: named("source"), event: named("event"), payload: shown.pretty() }
+}
+
+fn system(object: &Json) -> Body {
+    let named = |key: &str| word(object, key).unwrap_or("unknown").to_owned();
+    let result = object.get("result").filter(|result| result.is_truthy()).unwrap_or(&Json::Null);
+    Body::System { action: named("action"), status: named("status"), result: result.compact() }
 }
 
 #[cfg(test)]
@@ -212,8 +276,43 @@ mod tests {
         ] {
             assert_eq!(read(kind, content).err().as_deref(), Some(reason), "{content}");
         }
-        assert!(read("task", r#"{"prompt":"p","script":"exit 1"}"#).is_err());
-        assert!(read("task", r#"{"prompt":"p","script":null}"#).is_ok());
+        let task = |script: &str| read("task", &format!(r#"{{"prompt":"p","script":{script}}}"#));
+        let script = Some("exit 1".to_owned());
+        assert_eq!(task(r#""exit 1""#), Ok(Body::Task { prompt: "p".into(), script }));
+        for none in ["null", "\" \""] {
+            assert_eq!(task(none), Ok(Body::Task { prompt: "p".into(), script: None }));
+        }
+        assert_eq!(task("[]"), Err("script is array, not text".into()));
+    }
+
+    #[test]
+    fn a_path_that_leads_out_of_the_workspace_is_none() {
+        for path in ["inbox/m1/a.txt", "inbox/spaces:1/..a b.txt", "inbox/m1/ä\u{202e}\\"] {
+            assert!(stays_inside(path), "{path}");
+        }
+        for path in
+            ["", "/etc/passwd", "../x", "inbox/../../x", "inbox//x", "./x", "inbox/m1/", "inbox/a\nb", "a/\0"]
+        {
+            assert!(!stays_inside(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_a_whole_word() {
+        let command = |text: &str| {
+            let content = serde_json::json!({"text": text}).to_string();
+            let row = InboundRow { kind: "chat".into(), content, ..InboundRow::default() };
+            Message::read(row).ok().and_then(|message| message.command())
+        };
+        for text in ["/clear", "  /Clear \n", "/CLEAR please"] {
+            assert_eq!(command(text), Some(Command::Clear), "{text}");
+        }
+        for text in ["/compact", "/my:skill x", "/clearance"] {
+            assert_eq!(command(text), Some(Command::Provider), "{text}");
+        }
+        for text in ["", "/", "clear", "/home/me/file", "/login", "/1", "// x", "say /clear"] {
+            assert_eq!(command(text), None, "{text}");
+        }
     }
 
     #[test]

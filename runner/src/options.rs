@@ -11,10 +11,24 @@ use lamplighter::session::layout::{AGENT, IN};
 pub const HELP: &str = "\
 lamplighter-runner: works off the messages of one session with an agent.
 
-Usage: lamplighter-runner [--workspace DIR]
+Usage: lamplighter-runner [--workspace DIR] [--record FILE]
+       lamplighter-runner mcp|precompact [--workspace DIR]
+       lamplighter-runner check
+       lamplighter-runner probe FILE
+
+  mcp               offer the agent its tools (Model Context Protocol, on standard
+                    input and output); the agent's program starts it
+  precompact        archive the conversation and say what its summary must keep; Claude
+                    Code calls it before it makes its conversation shorter
+  check             read a container.json on standard input and say whether a run with it
+                    would begin (exit code 0) or not (78); a host asks before it starts
+  probe             make a new file and end: a host sees by it whose the files of its
+                    containers are
 
   --workspace DIR   a session folder with inbound.db and outbound.db inside
                     (NanoClaw's flat layout; the agent's folder is DIR/agent)
+  --record FILE     write what the provider is given and says to a new file, texts
+                    included; the provider `cassette` plays it
   -h, --help        print this
   -V, --version     print the version
 
@@ -28,6 +42,8 @@ Without --workspace the environment says where things are:
 Also read:
   LAMPLIGHTER_LOG         debug, info (default), warn or error; log lines go to stderr
   LAMPLIGHTER_MOCK_REPLY  what the provider `mock` answers
+  LAMPLIGHTER_PARENT      the process id of the host; a runner whose host has ended
+                          before it began ends, too
   TZ                      the time zone of times in prompts, for example Europe/Berlin
 
 Exit codes:
@@ -49,10 +65,14 @@ pub struct Options {
     pub agent: PathBuf,
     /// The number of this start, as the host gave it.
     pub attempt: Option<String>,
+    /// The process id of the host, where it is on the same machine.
+    pub parent: Option<u32>,
     /// What the provider `mock` answers.
     pub mock_reply: Option<String>,
     /// The name of the time zone.
     pub zone: Option<String>,
+    /// Where to write a recording of the provider.
+    pub record: Option<PathBuf>,
 }
 
 /// What the command line asks for.
@@ -64,6 +84,14 @@ pub enum Command {
     Version,
     /// Work.
     Run(Options),
+    /// Offer tools.
+    Mcp(Options),
+    /// Prepare for a conversation to be made shorter.
+    Precompact(Options),
+    /// Say whether the container.json on standard input can be used; with the agent's folder.
+    Check(PathBuf),
+    /// Make a new file.
+    Probe(PathBuf),
 }
 
 /// Why the command line or the environment cannot be used.
@@ -75,6 +103,15 @@ pub enum UsageError {
     /// Nothing follows it.
     #[error("--workspace needs a folder; for example --workspace /workspace")]
     NoFolder,
+    /// Nothing follows it.
+    #[error("--record needs a file that does not exist yet; for example --record turn.jsonl")]
+    NoFile,
+    /// Something follows it.
+    #[error("check takes no arguments; container.json comes on standard input")]
+    NoCheck,
+    /// Nothing follows it, or too much.
+    #[error("probe needs one file that does not exist yet; for example probe /workspace/mark")]
+    NoProbe,
     /// Neither the flag nor the variable.
     #[error("no session folder is given; set LAMPLIGHTER_WORKSPACE or use --workspace DIR")]
     NoWorkspace,
@@ -89,18 +126,31 @@ pub fn parse(
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, UsageError> {
     let env = |name: &str| env(name).filter(|value| !value.is_empty());
-    let mut flat = None;
-    let mut args = args.into_iter();
+    let (mut flat, mut record) = (None, None);
+    let mut args = args.into_iter().peekable();
+    if args.next_if(|word| word == "probe").is_some() {
+        return match (args.next(), args.next()) {
+            (Some(path), None) if !path.is_empty() => Ok(Command::Probe(path.into())),
+            _ => Err(UsageError::NoProbe),
+        };
+    }
+    if args.next_if(|word| word == "check").is_some() {
+        let agent = env("LAMPLIGHTER_AGENT").map_or_else(|| PathBuf::from("."), PathBuf::from);
+        return if args.next().is_none() { Ok(Command::Check(agent)) } else { Err(UsageError::NoCheck) };
+    }
+    let word = args.next_if(|word| ["mcp", "precompact"].contains(&word.as_str()));
     while let Some(arg) = args.next() {
-        match arg.as_str() {
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (arg.as_str(), None),
+        };
+        let mut value = || value.clone().or_else(|| args.next()).filter(|value| !value.is_empty());
+        match name {
             "-h" | "--help" => return Ok(Command::Help),
             "-V" | "--version" => return Ok(Command::Version),
-            "--workspace" => flat = Some(args.next().ok_or(UsageError::NoFolder)?),
-            _ => match arg.strip_prefix("--workspace=") {
-                Some("") => return Err(UsageError::NoFolder),
-                Some(folder) => flat = Some(folder.to_owned()),
-                None => return Err(UsageError::Unknown(arg)),
-            },
+            "--workspace" => flat = Some(value().ok_or(UsageError::NoFolder)?),
+            "--record" => record = Some(value().ok_or(UsageError::NoFile)?),
+            _ => return Err(UsageError::Unknown(arg)),
         }
     }
     let (workspace, folder, agent) = match flat {
@@ -116,14 +166,21 @@ pub fn parse(
             (workspace.clone(), SessionFolder::of_dirs(workspace, inside), agent)
         }
     };
-    Ok(Command::Run(Options {
+    let options = Options {
         folder,
         workspace,
         agent,
         attempt: env("LAMPLIGHTER_ATTEMPT"),
+        parent: env("LAMPLIGHTER_PARENT").and_then(|pid| pid.parse().ok()),
         mock_reply: env("LAMPLIGHTER_MOCK_REPLY"),
         zone: env("TZ"),
-    }))
+        record: record.map(PathBuf::from),
+    };
+    Ok(match word.as_deref() {
+        Some("mcp") => Command::Mcp(options),
+        Some(_) => Command::Precompact(options),
+        None => Command::Run(options),
+    })
 }
 
 #[cfg(test)]
@@ -161,11 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn the_tool_server_takes_the_same_folders() {
+        let Ok(Command::Mcp(options)) = run(&["mcp", "--workspace=/w"], &[]) else { panic!("must serve") };
+        assert!(options.folder.is_flat());
+        assert_eq!(run(&["mcp", "now"], &[]), Err(UsageError::Unknown("now".into())));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_the_way_out() {
         assert_eq!(run(&[], &[]), Err(UsageError::NoWorkspace));
         assert_eq!(run(&["--workspace"], &[]), Err(UsageError::NoFolder));
+        assert_eq!(run(&["--workspace="], &[]), Err(UsageError::NoFolder));
+        assert_eq!(run(&["--record"], &[]), Err(UsageError::NoFile));
         assert_eq!(run(&["--loud"], &[]), Err(UsageError::Unknown("--loud".into())));
         assert_eq!(run(&["-h"], &[]), Ok(Command::Help));
+        assert_eq!(run(&["check"], &[("LAMPLIGHTER_AGENT", "/a")]), Ok(Command::Check("/a".into())));
+        assert_eq!(run(&["check", "file"], &[]), Err(UsageError::NoCheck));
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! Writes the prompt of a turn: a header, then the messages as elements, in groups by kind.
 //!
-//! Form and attribute order are NanoClaw's, so that an agent taught by its instructions reads them. One
-//! difference: the bodies of tasks and webhooks are escaped too, so that a payload cannot pose as a message.
+//! Form and attribute order are NanoClaw's, so that an agent taught by its instructions reads them. Two differences:
+//! the bodies of tasks, webhooks and the system and the kinds of attachments are escaped too, so that a payload cannot
+//! pose as a message; and the path of an attachment is shown only when it lies in the workspace.
 //!
 //! Invariant: every text from outside passes through [`escape`].
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use lamplighter::base::Wall;
 use lamplighter::session::Destination;
+use serde::{Deserialize, Serialize};
 
 use crate::address;
 use crate::content::{Attachment, Body, Chat, Message};
+use crate::json::Json;
 
 /// What a provider is given for a turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +37,28 @@ pub struct Trigger {
     pub text: String,
 }
 
+/// What goes into a prompt beside its messages.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// So many context messages were left out because there were too many.
+    pub omitted: usize,
+    /// What the scripts of tasks said, by message id.
+    pub scripts: BTreeMap<String, Json>,
+    /// Answers to questions whose tool had stopped waiting.
+    pub late: Vec<LateAnswer>,
+    /// The names of destinations that the agent was not told of yet.
+    pub added: Vec<String>,
+}
+
+/// An answer that came after its question had timed out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateAnswer {
+    /// The question's title.
+    pub title: String,
+    /// The option that was chosen.
+    pub answer: String,
+}
+
 /// Turns messages into prompts, in one time zone.
 #[derive(Clone, Debug)]
 pub struct Formatter {
@@ -40,34 +66,54 @@ pub struct Formatter {
     zone_name: String,
 }
 
+/// The zone that `TZ` names, else the system's, else UTC. An unknown name is skipped.
+pub fn zone(name: Option<&str>) -> TimeZone {
+    let named = name.filter(|name| !name.is_empty()).and_then(|name| TimeZone::get(name).ok());
+    let system = || TimeZone::try_system().ok().filter(|zone| zone.iana_name().is_some());
+    named.or_else(system).unwrap_or(TimeZone::UTC)
+}
+
 impl Formatter {
-    /// The zone that `TZ` names, else the system's, else UTC. An unknown name is skipped.
+    /// Times in [`zone`].
     pub fn for_zone(name: Option<&str>) -> Self {
-        let named = name.filter(|name| !name.is_empty()).and_then(|name| TimeZone::get(name).ok());
-        let system = || TimeZone::try_system().ok().filter(|zone| zone.iana_name().is_some());
-        let zone = named.or_else(system).unwrap_or(TimeZone::UTC);
+        let zone = zone(name);
         let zone_name = zone.iana_name().unwrap_or("UTC").to_owned();
         Self { zone, zone_name }
     }
 
-    /// Writes the prompt of these messages. `omitted` context messages were left out because there were too
-    /// many.
-    pub fn prompt(&self, messages: &[Message], omitted: usize, destinations: &[Destination]) -> Prompt {
+    /// Writes the prompt of these messages.
+    pub fn prompt(&self, messages: &[&Message], extras: &Extras, destinations: &[Destination]) -> Prompt {
         let mut text = format!("<context timezone=\"{}\" />\n", escape(&self.zone_name));
-        if omitted > 0 {
-            // Writing to a String does not fail, here and below.
-            let _ = writeln!(text, "<omitted earlier_messages=\"{omitted}\" />");
+        // Writing to a String does not fail, here and below.
+        if extras.omitted > 0 {
+            let _ = writeln!(text, "<omitted earlier_messages=\"{}\" />", extras.omitted);
+        }
+        for name in &extras.added {
+            let _ = writeln!(text, "<new_destination name=\"{}\" />", escape(name));
+        }
+        for late in &extras.late {
+            let (title, answer) = (escape(&late.title), escape(&late.answer));
+            let _ = writeln!(text, "<late_answer question=\"{title}\">{answer}</late_answer>");
         }
         let mut chats = Vec::new();
         let mut tasks = Vec::new();
         let mut webhooks = Vec::new();
+        let mut system = Vec::new();
         for message in messages {
             let from = address::origin(&message.row.address, destinations);
             match &message.body {
                 Body::Chat(chat) => chats.push(self.chat(message, chat, from.as_deref())),
-                Body::Task(task) => tasks.push(self.task(message, task, from.as_deref())),
+                Body::Task { prompt, .. } => {
+                    let script = extras.scripts.get(&message.row.id);
+                    tasks.push(self.task(message, prompt, script, from.as_deref()));
+                }
                 Body::Webhook { source, event, payload } => {
-                    webhooks.push(webhook(from.as_deref(), source, event, payload));
+                    let about = [("source", source.as_str()), ("event", event.as_str())];
+                    webhooks.push(element("webhook", from.as_deref(), about, payload));
+                }
+                Body::System { action, status, result } => {
+                    let about = [("action", action.as_str()), ("status", status.as_str())];
+                    system.push(element("system_response", from.as_deref(), about, result));
                 }
             }
         }
@@ -75,7 +121,7 @@ impl Formatter {
             0 | 1 => chats,
             _ => vec![format!("<messages>\n{}\n</messages>", chats.join("\n"))],
         };
-        let groups: Vec<String> = chats.into_iter().chain(tasks).chain(webhooks).collect();
+        let groups: Vec<String> = chats.into_iter().chain(tasks).chain(webhooks).chain(system).collect();
         text.push_str(&groups.join("\n\n"));
         Prompt { text, triggers: triggers(messages, destinations) }
     }
@@ -103,11 +149,15 @@ impl Formatter {
         out
     }
 
-    fn task(&self, message: &Message, prompt: &str, from: Option<&str>) -> String {
+    fn task(&self, message: &Message, prompt: &str, script: Option<&Json>, from: Option<&str>) -> String {
         let mut out = String::from("<task");
         attribute(&mut out, "from", from);
         attribute(&mut out, "time", Some(&self.time(message)));
-        let _ = write!(out, ">Instructions:\n{}</task>", escape(prompt));
+        out.push('>');
+        if let Some(script) = script.filter(|script| script.is_truthy()) {
+            let _ = write!(out, "Script output:\n{}\n\n", escape(&script.pretty()));
+        }
+        let _ = write!(out, "Instructions:\n{}</task>", escape(prompt));
         out
     }
 
@@ -121,7 +171,7 @@ impl Formatter {
     }
 }
 
-fn triggers(messages: &[Message], destinations: &[Destination]) -> Vec<Trigger> {
+fn triggers(messages: &[&Message], destinations: &[Destination]) -> Vec<Trigger> {
     let triggers = messages.iter().filter(|message| message.row.trigger);
     triggers
         .map(|message| Trigger {
@@ -131,12 +181,13 @@ fn triggers(messages: &[Message], destinations: &[Destination]) -> Vec<Trigger> 
         .collect()
 }
 
-fn webhook(from: Option<&str>, source: &str, event: &str, payload: &str) -> String {
-    let mut out = String::from("<webhook");
+fn element(name: &str, from: Option<&str>, about: [(&str, &str); 2], body: &str) -> String {
+    let mut out = format!("<{name}");
     attribute(&mut out, "from", from);
-    attribute(&mut out, "source", Some(source));
-    attribute(&mut out, "event", Some(event));
-    let _ = write!(out, ">{}</webhook>", escape(payload));
+    for (key, value) in about {
+        attribute(&mut out, key, Some(value));
+    }
+    let _ = write!(out, ">{}</{name}>", escape(body));
     out
 }
 

@@ -1,59 +1,66 @@
-//! The loop: waits for one event, does what it asks for, and brings the turn one step on.
+//! The loop: waits for one event, steps the machine, and does what it says.
 //!
-//! Invariant: one turn at a time; the next look comes after the last turn is on record.
+//! Invariant: effects are done in their order, but for the heartbeat's, which waits for nothing. A write that a lock
+//! prevents is tried again before anything else is done; meanwhile the provider is not heard and waits, so that what is
+//! to be done stays little.
 //! Invariant: a host that is away, or a file of its that cannot be read, makes the runner wait, never end.
-//! Invariant: the heartbeat moves with claims and provider events only.
 
-use std::collections::BTreeSet;
+mod reading;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lamplighter::base::Wall;
-use lamplighter::session::rows::{FACT_PREFIX, FACT_TOOLS, FACT_TURN};
-use lamplighter::session::runner_side::{InboundReader, OutboundError, OutboundWriter};
-use lamplighter::session::{InboundRow, SessionFolder, ToolInFlight};
+use lamplighter::base::{At, Wall};
+use lamplighter::session::runner_side::OutboundError;
+use lamplighter::session::{Address, InboundRow, SessionFolder};
 
-use crate::batch::{self, Choice, Held};
+use crate::addendum;
+use crate::address::AGENT;
 use crate::config::Config;
 use crate::content::Message;
-use crate::facts;
+use crate::desk::{Desk, Facts, Fault, without};
+use crate::dispatch::{self, Sender};
 use crate::heartbeat;
+use crate::json::Json;
 use crate::launch::{RunError, wall_now};
 use crate::log::Log;
+use crate::machine::{Content, Effect, Handed, Input, Now, Settings, Spec, State};
 use crate::mailbox::{Event, Mailbox};
-use crate::prompt::{Formatter, Prompt};
-use crate::provider::{Provider, ProviderEvent};
-use crate::turn::{Desk, Fault, Outcome, Turn, Verdict, continuation_key};
+use crate::prompt::{Extras, Formatter, LateAnswer, Prompt};
+use crate::provider::{Answer, Opening, Provider, ProviderEvent, Push, Query};
+use crate::script;
 use crate::wake::policy::{Fingerprint, PollPolicy};
 use crate::wake::watch::fingerprint;
 
-/// A turn that is about to be done may still finish after a stop was asked for. Short: NanoClaw's host kills
-/// after one second, and the messages are given back whole.
-const STOP_GRACE: Duration = Duration::from_millis(250);
-/// Between two tries of something that a lock or an absent host prevents.
+/// Between two tries of a write that a lock prevents.
 const RETRY: Duration = Duration::from_millis(250);
 /// At most one log line about waiting in so long.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-/// So many pending rows are read at first: more than a turn can take.
-const WINDOW: usize = 256;
-/// And so many at most, when the first ones hold nothing that can start a turn. Bounds memory; such a backlog
-/// is none that a host should make.
-const WINDOW_MAX: usize = 65_536;
-
+/// Longest wait for a time of the calendar at once, so that a wall clock which was set makes a due time late by no
+/// more.
+const WALL_WAIT: Duration = Duration::from_secs(60);
+/// A stop is not held up for longer than this by a lock: the claims then stand, and the host finds them.
+const STOP_AT_MOST: Duration = Duration::from_secs(2);
 /// What the loop works with.
 pub struct Parts {
     /// The session's files.
     pub folder: SessionFolder,
+    /// The agent's own folder.
+    pub agent: PathBuf,
     /// What the host told.
     pub config: Config,
+    /// Whether the host has numbered this start; it then counts tries itself.
+    pub numbered: bool,
+    /// What runs before have handed to their agent, and no answer has covered.
+    pub handed: Handed,
     /// Where lines go.
     pub log: Log,
     /// What writes prompts.
     pub formatter: Formatter,
-    /// The host's file.
-    pub inbound: InboundReader,
-    /// Our own.
-    pub outbound: OutboundWriter,
+    /// Both files.
+    pub desk: Desk,
     /// What wakes the loop.
     pub mailbox: Arc<Mailbox>,
     /// What makes answers.
@@ -62,42 +69,89 @@ pub struct Parts {
 
 /// The runner's state between two events.
 pub struct Runner {
-    parts: Parts,
+    folder: SessionFolder,
+    agent: PathBuf,
+    config: Config,
+    log: Log,
+    formatter: Formatter,
+    desk: Desk,
+    mailbox: Arc<Mailbox>,
+    provider: Box<dyn Provider>,
+    machine: State,
+    begun: Instant,
+    effects: VecDeque<Effect>,
     policy: PollPolicy,
     poll_at: Instant,
-    /// Whether inbound.db may hold something that was not looked at.
-    dirty: bool,
-    /// When the next message that waits for a time is due.
-    due_at: Option<Wall>,
-    /// Until when nothing is tried, because of a lock or an absent host.
+    /// Until when the effect at the head is not tried, because of a lock.
     retry_at: Option<Instant>,
     complained_at: Option<Instant>,
-    /// The on-wake rows that the first poll saw (contract 9); `None` before it.
-    woken: Option<BTreeSet<String>>,
-    held: Held,
-    turn: Option<Turn>,
-    /// Until when an unfinished turn may finish, once a stop was asked for.
-    stop_at: Option<Instant>,
+    stop_by: Option<Instant>,
+    /// The usable rows of the last look, and the claimed ones.
+    messages: BTreeMap<String, Message>,
+    /// The rows of the system of the last look.
+    system: BTreeMap<String, InboundRow>,
+    /// What scripts said, by claimed task.
+    scripts: BTreeMap<String, Json>,
+    script: Option<script::Running>,
+    query: Option<Box<dyn Query>>,
+    answers: BTreeMap<u64, Option<String>>,
+    last_answer: u64,
+    /// The destinations that the open conversation was told of.
+    told: BTreeSet<String>,
+    /// What prompts that are not answered yet tell beside their messages, by the first of these.
+    telling: BTreeMap<String, Telling>,
+    /// The newest answer before the turn: what comes after it and is not ours was sent by a tool.
+    rowid: i64,
+}
+
+/// What a prompt tells once. It is told when the prompt is answered; a prompt that fails has told nothing.
+#[derive(Debug, Default)]
+struct Telling {
+    late: Vec<LateAnswer>,
+    added: Vec<String>,
 }
 
 impl Runner {
     /// A runner that has not looked yet.
     pub fn new(parts: Parts) -> Self {
         let policy = PollPolicy::new(fingerprint(&parts.folder.inbound_db()).ok());
-        let poll_at = Instant::now() + policy.interval();
-        Self {
-            parts,
+        let begun = Instant::now();
+        let machine = State::new(Settings {
+            max_triggers: parts.config.max_triggers,
+            native_commands: parts.provider.native_commands(),
+            follow_ups: parts.provider.follow_ups(),
+            gives_up: !parts.numbered,
+        });
+        let mut runner = Self {
+            folder: parts.folder,
+            agent: parts.agent,
+            config: parts.config,
+            log: parts.log,
+            formatter: parts.formatter,
+            desk: parts.desk,
+            mailbox: parts.mailbox,
+            provider: parts.provider,
+            machine,
+            begun,
+            effects: VecDeque::new(),
+            poll_at: begun + policy.interval(),
             policy,
-            poll_at,
-            dirty: true,
-            due_at: None,
             retry_at: None,
             complained_at: None,
-            woken: None,
-            held: Held::default(),
-            turn: None,
-            stop_at: None,
-        }
+            stop_by: None,
+            messages: BTreeMap::new(),
+            system: BTreeMap::new(),
+            scripts: BTreeMap::new(),
+            script: None,
+            query: None,
+            answers: BTreeMap::new(),
+            last_answer: 0,
+            told: BTreeSet::new(),
+            telling: BTreeMap::new(),
+            rowid: 0,
+        };
+        runner.step(Input::Begun { handed: parts.handed });
+        runner
     }
 
     /// Runs until asked to end.
@@ -106,315 +160,433 @@ impl Runner {
     /// When outbound.db cannot be written or another runner has taken over.
     pub fn run(mut self) -> Result<(), RunError> {
         let done = self.run_loop();
-        if let Some(turn) = &mut self.turn {
-            self.parts.mailbox.close_turn();
-            turn.query.iter_mut().for_each(|query| query.abort());
+        self.close_query(Query::abort);
+        if let Some(script) = &self.script {
+            script.kill();
         }
         done
     }
 
     fn run_loop(&mut self) -> Result<(), RunError> {
         loop {
-            if self.advance()? {
-                self.parts.log.info("ended as asked", &[]);
+            if self.perform_all()? {
+                self.log.info("ended as asked", &[]);
                 return Ok(());
             }
-            match self.parts.mailbox.take(Some(self.wake_at())) {
-                Event::Provider(event) => self.on_provider(event)?,
-                Event::Stop => self.stop_at = self.stop_at.or(Some(Instant::now() + STOP_GRACE)),
-                Event::Look => {
-                    self.dirty = true;
-                    self.policy.announced(self.stat());
-                    self.poll_at = Instant::now() + self.policy.interval();
-                }
-                Event::Timeout => {}
+            if self.stop_by.is_some_and(|by| Instant::now() >= by) {
+                self.log.warn("ended as asked, with claims that a lock kept from being given back", &[]);
+                return Ok(());
+            }
+            let until = Some(self.wake_at());
+            let event = match self.effects.is_empty() {
+                true => self.mailbox.take(until),
+                // A lock: what the provider says is of no use before what it said last is written.
+                false => self.mailbox.take_other(until),
+            };
+            if let Some(input) = self.input_of(event)? {
+                self.step(input);
             }
             self.on_time();
         }
     }
 
-    fn stat(&self) -> Option<Fingerprint> {
-        fingerprint(&self.parts.folder.inbound_db()).ok()
+    fn now(&self) -> Now {
+        let since = i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+        Now { at: At(since), wall: wall_now() }
     }
 
-    /// The soonest of everything that waits for a time. The poll is always among them, so that a wall clock
-    /// which was set makes a due time late by seconds at most.
+    fn step(&mut self, input: Input) {
+        for effect in self.machine.step(self.now(), input) {
+            match effect {
+                // Of no use behind a lock, and no business of it.
+                Effect::Touch { if_alive } => {
+                    if !if_alive || self.query.as_ref().is_some_and(|query| query.is_alive()) {
+                        self.touch();
+                    }
+                }
+                // Writes the facts as they are then; one is enough.
+                Effect::Announce if self.effects.contains(&Effect::Announce) => {}
+                effect => self.effects.push_back(effect),
+            }
+        }
+    }
+
+    fn facts(&self, now: Wall) -> Facts {
+        Facts::of(&self.machine, now)
+    }
+
+    fn stat(&self) -> Option<Fingerprint> {
+        fingerprint(&self.folder.inbound_db()).ok()
+    }
+
+    /// The soonest of everything that waits for a time. The poll is always among them.
     fn wake_at(&self) -> Instant {
-        let due = self.due_at.filter(|_| self.turn.is_none()).map(|due| {
-            let micros = due.0.saturating_sub(wall_now().0).max(0);
-            Instant::now() + Duration::from_micros(u64::try_from(micros).unwrap_or(0)).min(COMPLAIN_EVERY)
-        });
-        [due, self.retry_at, self.stop_at].into_iter().flatten().fold(self.poll_at, Instant::min)
+        let (at, wall) = self.machine.deadlines();
+        let micros = |micros: i64| Duration::from_micros(u64::try_from(micros.max(0)).unwrap_or(0));
+        let at = at.map(|at| self.begun + micros(at.0));
+        let wall = wall.map(|due| Instant::now() + micros(due.0.saturating_sub(wall_now().0)).min(WALL_WAIT));
+        [at, wall, self.retry_at, self.stop_by].into_iter().flatten().fold(self.poll_at, Instant::min)
     }
 
     fn on_time(&mut self) {
         let now = Instant::now();
         if now >= self.poll_at {
-            self.dirty |= self.policy.polled(self.stat());
+            let changed = self.policy.polled(self.stat());
             self.poll_at = now + self.policy.interval();
+            if changed {
+                self.step(Input::Changed);
+            }
         }
-        if self.turn.is_none() && self.due_at.is_some_and(|due| due <= wall_now()) {
-            self.due_at = None;
-            self.dirty = true;
+        let (at, wall) = self.machine.deadlines();
+        let time = self.now();
+        if at.is_some_and(|at| at <= time.at) || wall.is_some_and(|wall| wall <= time.wall) {
+            self.step(Input::Tick);
         }
         self.retry_at = self.retry_at.filter(|at| *at > now);
     }
 
-    /// Does what can be done now. Returns whether the runner has ended.
-    fn advance(&mut self) -> Result<bool, RunError> {
-        let grace_is_over = self.stop_at.is_some_and(|at| at <= Instant::now());
-        if grace_is_over && let Some(turn) = &mut self.turn {
-            turn.outcome = Some(match turn.outcome.take() {
-                // It could not be put on record so far, so it counts as not done.
-                None | Some(Outcome::Result(_) | Outcome::Stopped) => Outcome::Stopped,
-                Some(failed) => failed,
-            });
-            self.retry_at = None;
-        }
-        let step = if self.retry_at.is_some() { Ok(()) } else { self.step() };
-        match step {
-            Ok(()) => {}
-            Err(fault) if fault.passes() => self.wait_and_retry(&fault),
-            Err(Fault::Outbound(error)) => return Err(error.into()),
-            // All faults of inbound.db pass.
-            Err(Fault::Inbound(_)) => {}
-        }
-        Ok(self.stop_at.is_some() && (self.turn.is_none() || grace_is_over))
-    }
-
-    fn wait_and_retry(&mut self, fault: &Fault) {
-        let now = Instant::now();
-        self.retry_at = Some(now + RETRY);
-        if self.complained_at.is_none_or(|at| now >= at + COMPLAIN_EVERY) {
-            self.complained_at = Some(now);
-            self.parts.log.warn("waiting", &[("reason", fault)]);
-        }
-    }
-
-    /// Ends and begins turns for as long as that needs no waiting.
-    fn step(&mut self) -> Result<(), Fault> {
-        loop {
-            if self.turn.as_ref().is_some_and(|turn| turn.outcome.is_some()) {
-                self.finish()?;
+    fn input_of(&mut self, event: Event) -> Result<Option<Input>, RunError> {
+        Ok(match event {
+            Event::Provider(event) => Some(self.news(event)?),
+            // One that was killed decided nothing.
+            Event::Script(id, outcome) => self.script.is_some().then(|| self.script_ended(id, outcome)),
+            Event::Stop => {
+                self.stop_by.get_or_insert_with(|| Instant::now() + STOP_AT_MOST);
+                Some(Input::StopAsked)
             }
-            if self.turn.is_some() || self.stop_at.is_some() || !self.dirty {
-                return Ok(());
+            Event::Look => {
+                self.policy.announced(self.stat());
+                self.poll_at = Instant::now() + self.policy.interval();
+                Some(Input::Changed)
             }
-            self.dirty = false;
-            let looked = self.look();
-            self.dirty |= looked.is_err();
-            looked?;
-            self.complained_at = None;
-        }
-    }
-
-    /// Puts the turn's outcome on record; the turn stays as it is when that fails.
-    fn finish(&mut self) -> Result<(), Fault> {
-        let Some(mut turn) = self.turn.take() else { return Ok(()) };
-        self.parts.mailbox.close_turn();
-        if let Some(mut query) = turn.query.take() {
-            match turn.outcome {
-                Some(Outcome::Stopped) => query.abort(),
-                _ => query.end(),
-            }
-        }
-        let outcome = turn.outcome.clone().unwrap_or(Outcome::Stopped);
-        let settled = turn.settle(&outcome, &mut self.desk());
-        if settled.is_err() {
-            self.turn = Some(turn);
-        }
-        self.dirty = true;
-        settled
-    }
-
-    fn desk(&mut self) -> Desk<'_> {
-        Desk {
-            inbound: &mut self.parts.inbound,
-            outbound: &mut self.parts.outbound,
-            held: &mut self.held,
-            provider: &self.parts.config.provider,
-            log: self.parts.log,
-            now: wall_now(),
-        }
-    }
-
-    /// Reads what is pending and begins a turn when something may start one.
-    fn look(&mut self) -> Result<(), Fault> {
-        let now = wall_now();
-        let pending = self.pending(now)?;
-        self.held.retain(&pending.iter().map(|row| row.id.as_str()).collect());
-        let choice = batch::choose(pending, &self.held, self.parts.config.max_triggers, now);
-        self.due_at = choice.next_due;
-        if choice.rows.is_empty() { Ok(()) } else { self.begin(choice, now) }
-    }
-
-    /// The rows without any ack, due or not, oldest first; enough of them that one which can start a turn is
-    /// among them if there is one.
-    fn pending(&mut self, now: Wall) -> Result<Vec<InboundRow>, Fault> {
-        let mut limit = WINDOW;
-        loop {
-            let mut failed = None;
-            let outbound = &self.parts.outbound;
-            let mut is_hidden = |id: &str| {
-                outbound.is_acked(id).unwrap_or_else(|error| {
-                    failed.get_or_insert(error);
-                    true
-                })
-            };
-            // At the end of time every row with a readable time is due; that is how the next due time is
-            // found.
-            let rows = self.parts.inbound.pending(Wall(i64::MAX), true, limit, &mut is_hidden)?;
-            if let Some(error) = failed {
-                return Err(error.into());
-            }
-            let can_start = |row: &InboundRow| {
-                row.trigger && row.kind != "system" && row.is_due(now) && self.held.until(&row.id, now) <= now
-            };
-            if rows.len() < limit || limit >= WINDOW_MAX || rows.iter().any(can_start) {
-                return Ok(self.without_late_wakes(rows));
-            }
-            limit = limit.saturating_mul(4).min(WINDOW_MAX);
-        }
-    }
-
-    /// Leaves out on-wake rows that the first poll did not see: they are for the next runner.
-    fn without_late_wakes(&mut self, mut rows: Vec<InboundRow>) -> Vec<InboundRow> {
-        let on_wake = rows.iter().filter(|row| row.on_wake).map(|row| row.id.clone());
-        let woken = &*self.woken.get_or_insert_with(|| on_wake.collect());
-        rows.retain(|row| !row.on_wake || woken.contains(&row.id));
-        rows
-    }
-
-    /// Claims the rows, fails those that can never be used, and starts the provider.
-    fn begin(&mut self, choice: Choice, now: Wall) -> Result<(), Fault> {
-        // All that can fail is read before anything is claimed.
-        let destinations = self.parts.inbound.destinations()?;
-        let continuation = self.parts.outbound.state(&continuation_key(&self.parts.config.provider))?;
-        let mut messages = Vec::new();
-        let mut unusable = Vec::new();
-        for row in choice.rows {
-            let id = row.id.clone();
-            match Message::read(row) {
-                Ok(message) => messages.push(message),
-                Err(reason) => {
-                    self.parts.log.warn("a message cannot be used", &[("id", &id), ("reason", &reason)]);
-                    unusable.push(Verdict::fail(&id, "input", &reason, now));
-                }
-            }
-        }
-        let messages = self.claim(messages, &unusable, now)?;
-        if messages.is_empty() {
-            // Others may be waiting behind those that failed.
-            self.dirty = true;
-            return Ok(());
-        }
-        self.touch();
-        let prompt = self.parts.formatter.prompt(&messages, choice.omitted.len(), &destinations);
-        let rows = messages.into_iter().map(|message| message.row).collect();
-        let turn = Turn { rows, omitted: choice.omitted, query: None, continuation: None, outcome: None };
-        self.start(turn, prompt, continuation);
-        Ok(())
-    }
-
-    /// Claims in one transaction with the failures. Returns what is claimed: nothing without a trigger.
-    fn claim(
-        &mut self,
-        mut messages: Vec<Message>,
-        unusable: &[Verdict],
-        now: Wall,
-    ) -> Result<Vec<Message>, OutboundError> {
-        let has_trigger = |messages: &[Message]| messages.iter().any(|message| message.row.trigger);
-        if !has_trigger(&messages) {
-            messages.clear();
-        }
-        let existing = self.parts.outbound.states_with_prefix(FACT_PREFIX)?;
-        let surplus = facts::to_prune(&existing, unusable.len());
-        self.parts.outbound.transaction(now, |tx| {
-            for key in &surplus {
-                tx.delete_state(key)?;
-            }
-            for verdict in unusable {
-                verdict.write(tx)?;
-            }
-            let ids: Vec<&str> = messages.iter().map(|message| message.row.id.as_str()).collect();
-            let claimed: BTreeSet<String> = tx.claim(&ids)?.into_iter().collect();
-            // A tool may have acked one since the look; it is not ours any more.
-            messages.retain(|message| claimed.contains(&message.row.id));
-            if !has_trigger(&messages) {
-                for message in messages.drain(..) {
-                    tx.release(&message.row.id)?;
-                }
-                return Ok(messages);
-            }
-            let ids: Vec<&str> = messages.iter().map(|message| message.row.id.as_str()).collect();
-            for id in &ids {
-                tx.delete_state(&facts::release_key(id))?;
-            }
-            tx.put_state(FACT_TURN, &facts::turn(&ids, now))?;
-            Ok(messages)
+            Event::Timeout => None,
         })
     }
 
-    fn start(&mut self, mut turn: Turn, prompt: Prompt, continuation: Option<String>) {
-        let (rows, triggers) = (turn.rows.len(), prompt.triggers.len());
-        self.parts.log.info("turn started", &[("rows", &rows), ("triggers", &triggers)]);
-        let sink = self.parts.mailbox.open_turn();
-        match self.parts.provider.start(prompt, continuation, sink) {
-            Ok(query) => turn.query = Some(query),
-            Err(error) => turn.outcome = Some(Outcome::Failed(error)),
-        }
-        self.turn = Some(turn);
-    }
-
-    fn on_provider(&mut self, event: ProviderEvent) -> Result<(), RunError> {
-        self.touch();
-        let Some(turn) = &mut self.turn else { return Ok(()) };
-        if turn.outcome.is_some() {
-            return Ok(());
-        }
-        match event {
-            ProviderEvent::Init { continuation } => turn.continuation = Some(continuation),
-            ProviderEvent::Activity => {}
+    fn news(&mut self, event: ProviderEvent) -> Result<Input, RunError> {
+        Ok(match event {
+            ProviderEvent::Init { continuation } => Input::Init { continuation },
+            ProviderEvent::Activity => Input::Activity,
             ProviderEvent::Progress(text) => {
-                self.parts.log.debug("the provider makes progress", &[("chars", &text.chars().count())]);
+                self.log.debug("the provider makes progress", &[("chars", &text.chars().count())]);
+                Input::Activity
             }
-            ProviderEvent::ToolStarted { name, timeout } => {
-                self.announce_tool(Some((name, timeout.map(|time| time.0))))?;
+            ProviderEvent::Started { id } => Input::Started { id },
+            ProviderEvent::ToolStarted { id, name, timeout } => Input::ToolStarted { id, name, timeout },
+            ProviderEvent::ToolEnded { id } => Input::ToolEnded { id },
+            ProviderEvent::Retrying { reason, wait } => {
+                self.log.warn("the provider waits", &[("reason", &reason), ("for_ms", &wait.0)]);
+                Input::Retrying { reason, wait }
             }
-            ProviderEvent::ToolEnded => self.announce_tool(None)?,
-            ProviderEvent::Result(text) => turn.outcome = Some(Outcome::Result(text)),
-            ProviderEvent::Error(error) => turn.outcome = Some(Outcome::Failed(error)),
-        }
-        Ok(())
+            ProviderEvent::Result(answer) => self.answered(answer)?,
+            ProviderEvent::Error(error) => {
+                self.log.warn("turn failed", &[("class", &error.class.word()), ("reason", &error.reason)]);
+                Input::Failed(error)
+            }
+        })
     }
 
-    /// Tells the host which tool is in flight, or that none is.
-    fn announce_tool(&mut self, tool: Option<(String, Option<u64>)>) -> Result<(), RunError> {
+    fn answered(&mut self, answer: Answer) -> Result<Input, RunError> {
+        let Answer { text, covers, local_command } = answer;
+        let by_tool = match self.desk.outbound.spoken_to_after(self.rowid) {
+            Ok(spoken_to) => spoken_to.iter().any(|address| self.is_heard_at(address)),
+            // Busy: then a tool is writing, most likely.
+            Err(OutboundError::Busy { .. }) => true,
+            Err(error) => return Err(error.into()),
+        };
+        let said = dispatch::said(text.as_deref(), &self.desk.destinations, by_tool, local_command);
+        self.last_answer += 1;
+        self.answers.insert(self.last_answer, text);
+        Ok(Input::Answered { answer: self.last_answer, covers, said })
+    }
+
+    /// Whether what is said there counts as an answer: in a chat, or to the agent that asked.
+    fn is_heard_at(&self, address: &Address) -> bool {
+        address.channel_type.as_deref() != Some(AGENT)
+            || self.machine.working().claimed.iter().any(|id| {
+                self.messages.get(id).is_some_and(|message| message.row.address.chat() == address.chat())
+            })
+    }
+
+    fn script_ended(&mut self, id: String, outcome: script::Outcome) -> Input {
+        self.script = None;
         let now = wall_now();
-        let told: Result<(), OutboundError> = self.parts.outbound.transaction(now, |tx| match &tool {
-            Some((name, timeout)) => {
-                tx.put_state(FACT_TOOLS, &facts::tools(name, *timeout, now))?;
-                let name = name.clone();
-                tx.set_tool(&ToolInFlight { name, declared_timeout_ms: *timeout, started_at: None })
+        let (word, wake, reason) = match outcome {
+            script::Outcome::Wake(data) => {
+                if let Some(data) = data {
+                    self.scripts.insert(id.clone(), data);
+                }
+                ("woke", true, None)
             }
-            None => {
-                tx.delete_state(FACT_TOOLS)?;
-                tx.clear_tool()
+            script::Outcome::Sleep => ("gated", false, None),
+            script::Outcome::Broken(reason) => ("broken", false, Some(reason)),
+        };
+        let shown = reason.as_deref().unwrap_or("as its last line says");
+        self.log
+            .info("the script of a task has ended", &[("id", &id), ("outcome", &word), ("reason", &shown)]);
+        self.desk.note_script(&id, word, reason.as_deref(), now);
+        Input::ScriptEnded { id, wake }
+    }
+
+    /// Does what is to be done, as far as no lock prevents it. Returns whether the runner has ended.
+    fn perform_all(&mut self) -> Result<bool, RunError> {
+        while self.retry_at.is_none() {
+            let Some(effect) = self.effects.front().cloned() else { return Ok(false) };
+            if effect == Effect::Exit {
+                return Ok(true);
             }
-        });
-        match told {
-            Err(error @ OutboundError::Busy { .. }) => {
-                // The tool runs all the same; the turn's end clears what is stored.
-                self.parts.log.warn("cannot announce a tool", &[("reason", &error)]);
-                Ok(())
+            match self.perform(effect) {
+                Ok(answer) => {
+                    self.effects.pop_front();
+                    if let Some(input) = answer {
+                        self.step(input);
+                    }
+                }
+                Err(fault) if fault.passes() => {
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    self.complain(&fault);
+                }
+                Err(Fault::Outbound(error)) => return Err(error.into()),
+                // All faults of inbound.db pass.
+                Err(Fault::Inbound(_)) => {}
             }
-            told => told.map_err(RunError::from),
+        }
+        Ok(false)
+    }
+
+    fn complain(&mut self, fault: &Fault) {
+        let now = Instant::now();
+        if self.complained_at.is_none_or(|at| now >= at + COMPLAIN_EVERY) {
+            self.complained_at = Some(now);
+            self.log.warn("waiting", &[("reason", fault)]);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Result<Option<Input>, Fault> {
+        let now = wall_now();
+        match effect {
+            Effect::Look => return Ok(Some(self.look(now)?)),
+            Effect::Claim { ids, failed, omitted } => {
+                return self.claim(&ids, failed, &omitted, now).map(Some);
+            }
+            Effect::Consume { id } => {
+                if let Some(row) = self.system.get(&id) {
+                    let facts = Facts::of(&self.machine, now);
+                    self.desk.consume(row, facts, now)?;
+                }
+                self.system.remove(&id);
+            }
+            Effect::Clear { id } => self.clear(&id, now)?,
+            Effect::RunScript { id } => return Ok(self.run_script(id)),
+            Effect::KillScript => {
+                if let Some(script) = self.script.take() {
+                    script.kill();
+                }
+            }
+            Effect::Gate { id } => {
+                self.desk.settle(&[], std::slice::from_ref(&id), &[], self.facts(now), now)?;
+                self.forget([&id]);
+            }
+            Effect::Start { fresh, push } => return self.start(fresh, &push),
+            Effect::Push(push) => return self.push(push).map(Some),
+            Effect::EndQuery => self.end_query(Query::end, now)?,
+            Effect::AbortQuery => self.end_query(Query::abort, now)?,
+            Effect::KeepContinuation { continuation } => {
+                let facts = self.facts(now);
+                self.desk.keep_continuation(&continuation, facts, now)?;
+            }
+            Effect::DropContinuation => {
+                self.log.warn("the provider does not know the conversation; beginning a fresh one", &[]);
+                let facts = self.facts(now);
+                self.desk.clear(None, facts, now)?;
+            }
+            Effect::Settle { answer, rows, raw } => self.settle(answer, &rows, raw, now)?,
+            Effect::Forget { answer } => {
+                self.answers.remove(&answer);
+            }
+            Effect::Return { verdicts } => {
+                let facts = self.facts(now);
+                self.desk.give_back(&verdicts, facts, now)?;
+                self.log.info("messages were given back or failed", &[("rows", &verdicts.len())]);
+                self.forget(verdicts.iter().map(|verdict| &verdict.id));
+            }
+            Effect::Announce => {
+                let facts = self.facts(now);
+                self.desk.announce(facts, now)?;
+            }
+            // Done in `step`, and by the end of the loop.
+            Effect::Touch { .. } | Effect::Exit => {}
+        }
+        Ok(None)
+    }
+
+    fn forget<'a>(&mut self, ids: impl IntoIterator<Item = &'a String>) {
+        for id in ids {
+            self.messages.remove(id);
+            self.scripts.remove(id);
+            self.telling.remove(id);
         }
     }
 
     fn touch(&self) {
-        if let Err(error) = heartbeat::touch(&self.parts.folder.heartbeat()) {
-            self.parts.log.warn("cannot touch the heartbeat", &[("reason", &error)]);
+        if let Err(error) = heartbeat::touch(&self.folder.heartbeat()) {
+            self.log.warn("cannot touch the heartbeat", &[("reason", &error)]);
         }
+    }
+
+    fn clear(&mut self, id: &str, now: Wall) -> Result<(), Fault> {
+        let facts = self.facts(now);
+        let Some(message) = self.messages.get(id) else { return Ok(()) };
+        let answer = dispatch::reply(&message.row, "Session cleared.", now);
+        self.desk.clear(Some((&message.row, answer)), facts, now)?;
+        self.log.info("the conversation was cleared", &[("id", &id)]);
+        self.messages.remove(id);
+        Ok(())
+    }
+
+    fn run_script(&mut self, id: String) -> Option<Input> {
+        let text = self.messages.get(&id).and_then(|message| message.script().map(str::to_owned));
+        let Some(text) = text else { return Some(Input::ScriptEnded { id, wake: true }) };
+        let (mailbox, task) = (Arc::clone(&self.mailbox), id.clone());
+        let report = move |outcome| mailbox.script(task, outcome);
+        match script::run(text, self.agent.clone(), self.config.script_timeout, report) {
+            Ok(running) => {
+                self.script = Some(running);
+                None
+            }
+            Err(error) => Some(
+                self.script_ended(id, script::Outcome::Broken(format!("no thread for the script: {error}"))),
+            ),
+        }
+    }
+
+    fn start(&mut self, fresh: bool, spec: &Spec) -> Result<Option<Input>, Fault> {
+        let continuation = if fresh { None } else { self.desk.continuation()? };
+        let newest = self.desk.outbound.newest_rowid()?;
+        // Some agents do not heed new instructions in an old conversation: there, prompts say what is new.
+        let known = self.desk.destinations.iter().map(|known| known.name.clone()).collect();
+        self.told = match continuation.is_some() {
+            true => self.desk.told()?.unwrap_or(known),
+            false => known,
+        };
+        self.telling.clear();
+        let first = self.push_of(spec)?;
+        let now = wall_now();
+        self.desk.announce(self.facts(now), now)?;
+        let name = self.config.assistant_name.as_deref();
+        let instructions = addendum::instructions(name, &self.desk.destinations);
+        self.rowid = newest;
+        self.log.info(
+            "turn started",
+            &[("messages", &first.prompt.triggers.len()), ("fresh", &continuation.is_none())],
+        );
+        let sink = self.mailbox.open_query();
+        match self.provider.start(Opening { continuation, instructions, first }, sink) {
+            Ok(query) => {
+                self.query = Some(query);
+                Ok(None)
+            }
+            Err(error) => {
+                self.mailbox.close_query();
+                Ok(Some(Input::Failed(error)))
+            }
+        }
+    }
+
+    fn push(&mut self, spec: Spec) -> Result<Input, Fault> {
+        if self.machine.working().started.is_empty() {
+            self.rowid = self.desk.outbound.newest_rowid()?;
+        }
+        let push = self.push_of(&spec)?;
+        let now = wall_now();
+        self.desk.announce(self.facts(now), now)?;
+        let taken = self.query.as_mut().is_some_and(|query| query.push(&push));
+        self.log
+            .info("messages were handed on", &[("messages", &push.prompt.triggers.len()), ("taken", &taken)]);
+        Ok(Input::Pushed { id: spec.id, taken })
+    }
+
+    fn push_of(&mut self, spec: &Spec) -> Result<Push, Fault> {
+        let prompt = match &spec.content {
+            Content::Messages { ids, omitted } => self.prompt(ids, *omitted)?,
+            Content::Command { id } => {
+                let messages: Vec<&Message> = self.messages.get(id).into_iter().collect();
+                let extras = Extras::default();
+                let prompt = self.formatter.prompt(&messages, &extras, &self.desk.destinations);
+                let text = messages.first().map_or("", |message| message.text()).trim().to_owned();
+                Prompt { text, ..prompt }
+            }
+            Content::Nudge { problem } => {
+                Prompt { text: addendum::nudge(*problem, &self.desk.destinations), triggers: Vec::new() }
+            }
+        };
+        Ok(Push { id: spec.id.clone(), prompt })
+    }
+
+    fn prompt(&mut self, ids: &[String], omitted: usize) -> Result<Prompt, Fault> {
+        let first = ids.first().cloned().unwrap_or_default();
+        self.telling.remove(&first);
+        let others = || self.telling.values();
+        let told: Vec<LateAnswer> = others().flat_map(|telling| telling.late.iter().cloned()).collect();
+        let late = without(self.desk.late()?, &told);
+        let told: BTreeSet<&String> =
+            self.told.iter().chain(others().flat_map(|telling| &telling.added)).collect();
+        let names = self.desk.destinations.iter().map(|known| &known.name);
+        let added: Vec<String> = names.filter(|name| !told.contains(name)).cloned().collect();
+        self.telling.insert(first, Telling { late: late.clone(), added: added.clone() });
+        let scripts = ids.iter().filter_map(|id| Some((id.clone(), self.scripts.get(id)?.clone()))).collect();
+        let extras = Extras { omitted, scripts, late, added };
+        let messages: Vec<&Message> = ids.iter().filter_map(|id| self.messages.get(id)).collect();
+        Ok(self.formatter.prompt(&messages, &extras, &self.desk.destinations))
+    }
+
+    /// Ends the query, and with it the waits of its tools.
+    fn end_query(&mut self, how: fn(&mut (dyn Query + 'static)), now: Wall) -> Result<(), Fault> {
+        self.close_query(how);
+        let facts = self.facts(now);
+        self.desk.end_questions(facts, now)
+    }
+
+    fn close_query(&mut self, how: fn(&mut (dyn Query + 'static))) {
+        self.mailbox.close_query();
+        if let Some(mut query) = self.query.take() {
+            how(query.as_mut());
+        }
+    }
+
+    fn settle(&mut self, answer: Option<u64>, ids: &[String], raw: bool, now: Wall) -> Result<(), Fault> {
+        let facts = self.facts(now);
+        let text = answer.and_then(|answer| self.answers.get(&answer)).and_then(Option::as_deref);
+        let rows: Vec<&InboundRow> =
+            ids.iter().filter_map(|id| self.messages.get(id)).map(|message| &message.row).collect();
+        let messages = match text.filter(|text| !text.trim().is_empty()) {
+            None => {
+                self.log.info("the answer has no text; nothing is sent", &[]);
+                Vec::new()
+            }
+            Some(text) if raw => {
+                rows.first().map(|row| dispatch::reply(row, text, now)).into_iter().collect()
+            }
+            Some(text) => {
+                let (destinations, log) = (&self.desk.destinations, self.log);
+                let inbound = &mut self.desk.inbound;
+                Sender { inbound, destinations, rows: &rows, now, log }.blocks(text)
+            }
+        };
+        let told: Vec<&Telling> = ids.iter().filter_map(|id| self.telling.get(id)).collect();
+        let late: Vec<LateAnswer> = told.iter().flat_map(|telling| telling.late.iter().cloned()).collect();
+        if !told.is_empty() {
+            self.told.extend(told.iter().flat_map(|telling| telling.added.iter().cloned()));
+            self.desk.note_told(&self.told);
+        }
+        self.desk.settle(&messages, ids, &late, facts, now)?;
+        self.rowid = self.desk.outbound.newest_rowid()?;
+        if let Some(answer) = answer {
+            self.answers.remove(&answer);
+        }
+        let sent = messages.len();
+        self.log.info("turn completed", &[("rows", &ids.len()), ("sent", &sent)]);
+        self.forget(ids);
+        Ok(())
     }
 }

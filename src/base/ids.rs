@@ -63,7 +63,7 @@ pub struct EffectId {
     /// The record whose step issued the effect.
     pub record: RecordNo,
     /// Its place in the record, from 0.
-    pub index: u16,
+    pub index: u32,
 }
 
 impl fmt::Display for EffectId {

@@ -4,6 +4,7 @@
 
 pub mod disk;
 pub mod ids;
+pub mod printable;
 pub mod private;
 pub mod time;
 

@@ -16,10 +16,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::protocol::{FromClient, ID_MAX, LINE_MAX, PROTOCOL, ToClient, is_chat_name};
-use super::{Arrived, Capabilities, Channel, ChannelEvent, Delivery, Fault, Settled, Sink};
+use super::content::Form;
+use super::protocol::{
+    FileLine, FromClient, ID_MAX, LINE_MAX, PROTOCOL, QuestionLine, SkippedLine, ToClient, is_chat_name,
+};
+use super::{Arrived, Capabilities, Channel, ChannelEvent, Delivery, Fault, Settled, Sink, Start};
 use crate::base::Clock;
 use crate::base::ids::is_safe_name;
 use crate::session::ids;
@@ -30,9 +33,15 @@ pub const CHANNEL: &str = "chat";
 const CLIENTS_MAX: usize = 64;
 /// Messages of one client that were read and not answered yet. Beyond it its socket is not read: nothing is dropped.
 const UNANSWERED_MAX: usize = 64;
+/// How often one client may change its chat, or whether it receives: a program that goes through all chats needs no
+/// more, and each change is on record.
+const HELLOS_MAX: u32 = 64;
 /// Bytes waiting to be written to one client. One that does not read for so long is cut off; what it did not
 /// acknowledge goes to the next.
 const BACKLOG_MAX: usize = 4 << 20;
+/// How long clients may take, when the daemon stops, to read what is written for them: whoever reads at all needs
+/// moments, and what was not acknowledged is delivered again.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// How long a client may take to acknowledge a reply before it is taken for dead.
 const ACK_MAX: Duration = Duration::from_secs(30);
 
@@ -67,6 +76,8 @@ struct Client {
     user: u32,
     chat: Option<String>,
     receives: bool,
+    /// Changes by `hello` so far.
+    hellos: u32,
     unanswered: usize,
     backlog: VecDeque<Vec<u8>>,
     backlog_bytes: usize,
@@ -88,6 +99,14 @@ fn name_of(platform_id: &str) -> &str {
     platform_id.strip_prefix("chat:").unwrap_or(platform_id)
 }
 
+/// Starts the channel.
+///
+/// # Errors
+/// See [`Chat::start`].
+pub fn start(with: &Start<'_>) -> io::Result<Arc<dyn Channel>> {
+    Ok(Arc::new(Chat::start(with.chat_socket, Arc::clone(&with.clock), Arc::clone(&with.sink))?))
+}
+
 impl Chat {
     /// Listens on `path`. A socket left by an earlier daemon is replaced; the caller holds the data folder's lock.
     ///
@@ -101,7 +120,7 @@ impl Chat {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let hub = Arc::new(Hub { sink, clock, state: Mutex::new(State::default()), changed: Condvar::new() });
-        (hub.sink)(ChannelEvent::Up { channel: CHANNEL, chat: None, idempotent: true });
+        (hub.sink)(ChannelEvent::Up { channel: CHANNEL, chat: None });
         let (accepts, expires) = (Arc::clone(&hub), Arc::clone(&hub));
         let threads = vec![
             std::thread::Builder::new()
@@ -119,7 +138,8 @@ impl Channel for Chat {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { idempotent: true, ..Capabilities::default() }
+        let all = Capabilities { idempotent: true, edits: true, reactions: true, ..Capabilities::default() };
+        Capabilities { files: true, questions: true, cards: true, ..all }
     }
 
     fn deliver(&self, delivery: Delivery) {
@@ -127,26 +147,18 @@ impl Channel for Chat {
         let fail = |fault, reason: String| {
             (self.hub.sink)(ChannelEvent::Failed { ticket, fault, reason, retry_after: None });
         };
-        let text = match text_of(&delivery.content) {
-            Ok(text) => text,
-            Err(reason) => return fail(Fault::Permanent, reason),
-        };
-        let chat = name_of(&delivery.chat).to_owned();
-        let line =
-            ToClient::Message { id: delivery.key.clone(), chat, text, in_reply_to: delivery.in_reply_to };
-        let line = line.line();
+        let (key, chat) = (delivery.key.clone(), delivery.chat.clone());
+        let line = line_of(delivery).line();
         if line.len() > LINE_MAX {
             return fail(Fault::Permanent, format!("a chat message may have at most {LINE_MAX} bytes"));
         }
         let mut state = lock(&self.hub.state);
-        let receivers = state.receivers(&delivery.chat);
+        let receivers = state.receivers(&chat);
         if receivers.is_empty() {
             return fail(Fault::NoRecipient, "no client of this chat is connected".into());
         }
         let until = Instant::now() + ACK_MAX;
-        state
-            .waiting
-            .insert(delivery.key, Waiting { ticket, clients: receivers.iter().copied().collect(), until });
+        state.waiting.insert(key, Waiting { ticket, clients: receivers.iter().copied().collect(), until });
         for client in receivers {
             self.hub.push(&mut state, client, line.clone());
         }
@@ -170,6 +182,11 @@ impl Channel for Chat {
         self.broadcast(chat, &ToClient::Settled { id, outcome: outcome.to_owned(), reason });
     }
 
+    fn stuck(&self, chat: &str, reason: &str, hopeless: bool) {
+        let chat_name = name_of(chat).to_owned();
+        self.broadcast(chat, &ToClient::Stuck { chat: chat_name, reason: reason.to_owned(), hopeless });
+    }
+
     fn stop(&self) {
         {
             let mut state = lock(&self.hub.state);
@@ -184,11 +201,7 @@ impl Channel for Chat {
         for thread in lock(&self.threads).drain(..) {
             drop(thread.join());
         }
-        let mut state = lock(&self.hub.state);
-        while !state.clients.is_empty() {
-            state = self.hub.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(state);
+        self.hub.drain(Instant::now() + DRAIN_MAX);
         // Gone already, or replaced by another daemon's: neither is ours to report.
         drop(std::fs::remove_file(&self.path));
         (self.hub.sink)(ChannelEvent::Down { channel: CHANNEL, reason: "the daemon stops".into() });
@@ -243,6 +256,25 @@ impl Hub {
         known.backlog.push_back(line);
     }
 
+    /// Waits until every client has what was written for it and is gone; after that time they are cut off.
+    fn drain(&self, until: Instant) {
+        let mut state = lock(&self.state);
+        while !state.clients.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        for client in state.clients.values() {
+            // Ends the reader, and a writer that is stuck in this very socket.
+            drop(client.stream.shutdown(Shutdown::Both));
+        }
+        while !state.clients.is_empty() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
         for stream in listener.incoming() {
             if lock(&self.state).stopping {
@@ -283,6 +315,7 @@ impl Hub {
             user: user.unwrap_or(own),
             chat: None,
             receives: false,
+            hellos: 0,
             unanswered: 0,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
@@ -379,10 +412,19 @@ impl Hub {
             Err(error) => Some(ToClient::Error { reason: format!("not a line of this protocol: {error}") }),
             Ok(FromClient::Ping) => Some(ToClient::Pong),
             Ok(FromClient::Hello { protocol, chat, receive }) => {
-                self.hello(&mut state, id, protocol, chat, receive)
+                match self.hello(&mut state, id, protocol, chat, receive) {
+                    Ok(reply) => reply,
+                    Err(reason) => {
+                        drop(state);
+                        self.close_with(id, reason);
+                        return false;
+                    }
+                }
             }
             Ok(FromClient::Ack { id: key }) => {
-                if let Some(waiting) = state.waiting.remove(&key) {
+                // Only who was given a reply can have it.
+                let was_given = state.waiting.get(&key).is_some_and(|waiting| waiting.clients.contains(&id));
+                if was_given && let Some(waiting) = state.waiting.remove(&key) {
                     (self.sink)(ChannelEvent::Delivered { ticket: waiting.ticket, platform_id: Some(key) });
                 }
                 None
@@ -400,6 +442,7 @@ impl Hub {
         state.clients.get(&id).is_some_and(|client| !client.closing)
     }
 
+    /// Answers a hello. An error ends the client.
     fn hello(
         &self,
         state: &mut State,
@@ -407,26 +450,33 @@ impl Hub {
         protocol: u32,
         chat: String,
         receive: bool,
-    ) -> Option<ToClient> {
+    ) -> Result<Option<ToClient>, String> {
         if protocol != PROTOCOL {
             let reason = format!("this daemon speaks protocol {PROTOCOL}, not {protocol}");
-            return Some(ToClient::Error { reason });
+            return Ok(Some(ToClient::Error { reason }));
         }
         if !is_chat_name(&chat) {
             let reason = "a chat's name has 1 to 64 letters, digits, dots, dashes or underscores";
-            return Some(ToClient::Error { reason: reason.into() });
+            return Ok(Some(ToClient::Error { reason: reason.into() }));
         }
+        let mut is_news = false;
         if let Some(client) = state.clients.get_mut(&id) {
+            is_news = client.chat.as_ref() != Some(&chat) || client.receives != receive;
+            client.hellos += u32::from(is_news);
+            if client.hellos > HELLOS_MAX {
+                return Err(format!("a client may change its chat {HELLOS_MAX} times; connect again"));
+            }
             client.chat = Some(chat.clone());
             client.receives = receive;
             // In the client's queue before any reply that the event below sets going.
             self.push(state, id, ToClient::Hello { protocol: PROTOCOL }.line());
         }
-        if receive {
+        // A repeat tells nobody anything, and what the event below leads to is on record.
+        if receive && is_news {
             let chat = Some(format!("{CHANNEL}:{chat}"));
-            (self.sink)(ChannelEvent::Up { channel: CHANNEL, chat, idempotent: true });
+            (self.sink)(ChannelEvent::Up { channel: CHANNEL, chat });
         }
-        None
+        Ok(None)
     }
 
     fn message<'a>(
@@ -469,7 +519,7 @@ impl Hub {
             thread: None,
             message_id: message,
             content,
-            timestamp: wall,
+            sent: None,
         }));
         (state, None)
     }
@@ -516,6 +566,8 @@ impl Hub {
                 if let Some(client) = state.clients.get_mut(&id) {
                     client.closing = true;
                     drop(client.stream.shutdown(Shutdown::Both));
+                    // Its reader may wait for answers, and its writer for something to write.
+                    self.changed.notify_all();
                 }
             }
             let next = state.waiting.values().map(|w| w.until).filter(|&until| until > now).min();
@@ -536,20 +588,45 @@ fn content_of(text: &str, sender: Option<&str>, user: u32) -> String {
     json!({"text": text, "sender": sender.unwrap_or("user"), "senderId": id}).to_string()
 }
 
-/// What this channel can show of a row's content (contract 12).
-fn text_of(content: &str) -> Result<String, String> {
-    let content: Value = serde_json::from_str(content).map_err(|error| format!("not JSON: {error}"))?;
-    if let Some(operation) = content.get("operation").and_then(Value::as_str) {
-        return Err(format!("the chat channel does not support the operation {operation:?}"));
+/// The line for a delivery. An edit or reaction is recognised by its field; its text names the message all the same.
+fn line_of(delivery: Delivery) -> ToClient {
+    let Delivery { key, chat, content, files, skipped, in_reply_to, .. } = delivery;
+    let (mut question, mut edits, mut reacts_to) = (None, None, None);
+    let mut text = content.text;
+    match content.form {
+        Form::Text | Form::Card => {}
+        Form::Question(it) => {
+            question = Some(Box::new(QuestionLine {
+                id: it.id,
+                title: it.title,
+                question: it.question,
+                options: it.options.into_iter().map(|choice| choice.label).collect(),
+                timeout_ms: it.timeout.0,
+            }));
+        }
+        Form::Edit { message } => {
+            text = format!("{message} now reads: {text}");
+            edits = Some(message);
+        }
+        Form::Reaction { message, emoji } => {
+            text = format!("{emoji} on {message}");
+            reacts_to = Some(message);
+        }
     }
-    if let Some(kind) = content.get("type").and_then(Value::as_str) {
-        return Err(format!("the chat channel does not support content of type {kind:?}"));
+    let path = |path: PathBuf| path.to_string_lossy().into_owned();
+    let files = files.into_iter().map(|it| FileLine { name: it.name, path: path(it.path), bytes: it.bytes });
+    let skipped = skipped.into_iter().map(|it| SkippedLine { name: it.name, reason: it.reason });
+    ToClient::Message {
+        id: key,
+        chat: name_of(&chat).to_owned(),
+        text,
+        in_reply_to,
+        question,
+        edits,
+        reacts_to,
+        files: files.collect(),
+        skipped: skipped.collect(),
     }
-    if content.get("files").and_then(Value::as_array).is_some_and(|files| !files.is_empty()) {
-        return Err("the chat channel does not support files".into());
-    }
-    let text = content.get("text").or_else(|| content.get("markdown")).and_then(Value::as_str);
-    text.map(str::to_owned).ok_or_else(|| "it has no text".into())
 }
 
 #[cfg(test)]

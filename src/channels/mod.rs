@@ -7,11 +7,15 @@
 //! Invariant: every delivery ends in exactly one event with its ticket.
 
 pub mod chat;
+pub mod content;
 pub mod protocol;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Ms, Wall};
+use content::Content;
+
+use crate::base::{Clock, Ms, Wall};
 
 /// What a channel can do. The host refuses what it cannot, at once and with a reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +30,45 @@ pub struct Capabilities {
     pub reactions: bool,
     /// Files can be sent.
     pub files: bool,
+    /// Questions can be asked, and answers come back.
+    pub questions: bool,
+    /// Cards can be shown.
+    pub cards: bool,
+}
+
+impl Capabilities {
+    /// What agents are told of it, by name (contract 18).
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [
+            ("threads", self.threads),
+            ("edits", self.edits),
+            ("reactions", self.reactions),
+            ("files", self.files),
+            ("questions", self.questions),
+            ("cards", self.cards),
+        ];
+        all.into_iter().filter(|(_, can)| *can).map(|(name, _)| name).collect()
+    }
+}
+
+/// A file that goes with a message. It stays where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentFile {
+    /// Its name, as the agent gave it.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A file that should have gone with a message and could not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedFile {
+    /// Its name, as the agent gave it.
+    pub name: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A message to hand to its recipient.
@@ -39,8 +82,12 @@ pub struct Delivery {
     pub chat: String,
     /// The thread in it.
     pub thread: Option<String>,
-    /// JSON text (contract 12).
-    pub content: String,
+    /// What is said.
+    pub content: Content,
+    /// The files that go with it.
+    pub files: Vec<SentFile>,
+    /// The files that should have gone with it.
+    pub skipped: Vec<SkippedFile>,
     /// The platform's id of the message that it answers.
     pub in_reply_to: Option<String>,
 }
@@ -71,8 +118,8 @@ pub struct Arrived {
     pub message_id: String,
     /// JSON text (contract 11).
     pub content: String,
-    /// When it was sent.
-    pub timestamp: Wall,
+    /// When it was sent, where the platform says so; otherwise its receipt counts.
+    pub sent: Option<Wall>,
 }
 
 /// What may be done about a delivery that failed.
@@ -97,8 +144,6 @@ pub enum ChannelEvent {
         channel: &'static str,
         /// The chat; none for the channel as a whole.
         chat: Option<String>,
-        /// See [`Capabilities::idempotent`].
-        idempotent: bool,
     },
     /// It does not take deliveries any more.
     Down {
@@ -132,6 +177,36 @@ pub enum ChannelEvent {
 /// Where news go. Called from the channel's threads; it must not block.
 pub type Sink = Arc<dyn Fn(ChannelEvent) + Send + Sync>;
 
+/// What channels are started with.
+pub struct Start<'a> {
+    /// The socket of the chat channel.
+    pub chat_socket: &'a Path,
+    /// When messages came.
+    pub clock: Arc<dyn Clock>,
+    /// Where news of all channels go.
+    pub sink: Sink,
+}
+
+/// Starts every channel there is: another one is a file of its own and a line here.
+///
+/// # Errors
+/// What could not be done, and what the system said; the channels started before it are stopped again.
+pub fn start_all(with: &Start<'_>) -> Result<Vec<Arc<dyn Channel>>, (&'static str, std::io::Error)> {
+    type Make = fn(&Start<'_>) -> std::io::Result<Arc<dyn Channel>>;
+    let all: [(&'static str, Make); 1] = [("listen on the chat socket", chat::start)];
+    let mut started: Vec<Arc<dyn Channel>> = Vec::with_capacity(all.len());
+    for (doing, make) in all {
+        match make(with) {
+            Ok(channel) => started.push(channel),
+            Err(error) => {
+                started.iter().for_each(|channel| channel.stop());
+                return Err((doing, error));
+            }
+        }
+    }
+    Ok(started)
+}
+
 /// A channel. No call blocks.
 pub trait Channel: Send + Sync {
     /// Its name in rows.
@@ -148,6 +223,9 @@ pub trait Channel: Send + Sync {
     fn refused(&self, receipt: u64, reason: &str);
     /// The turn of a message ended; all replies to it were handed out before.
     fn settled(&self, chat: &str, settled: Settled);
+    /// The messages of a chat are not worked on now, for a reason; when it is `hopeless` no try that is planned is
+    /// likely to help. They are kept. Whoever waits is told; what comes of the messages is told by `settled`.
+    fn stuck(&self, chat: &str, reason: &str, hopeless: bool);
     /// Stops taking messages and deliveries, and ends its threads.
     fn stop(&self);
 }

@@ -4,7 +4,13 @@
 //! own: a repeated id is the same message. `accepted` says that the message is on disk, `refused` that it was not
 //! taken. A reply comes as `message` with an id that the client acknowledges with `ack` once it has it; a reply that
 //! was not acknowledged comes again with the same id, and the client drops the repeat. `settled` ends a turn: all
-//! replies to that message were sent before it.
+//! replies to that message were sent before it. `stuck` says why messages that were accepted are not worked on, once
+//! for each time that this begins or is tried in vain, and again after each message that comes meanwhile.
+//!
+//! A reply is a text unless it has `question`, `edits` or `reacts_to`. Its `text` says all of it in plain words, so a
+//! client need not know more: of a question title, text and numbered options. The next message of the chat whose first
+//! line is the number or the label of an option answers it; it is `accepted` and `settled` like any other. `files` lie
+//! on this machine, to be read and left where they are; `skipped` could not be sent.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +89,21 @@ pub enum ToClient {
         /// The client's id of the message that it answers.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         in_reply_to: Option<String>,
+        /// The question that it is.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        question: Option<Box<QuestionLine>>,
+        /// The id of the message that its text is to replace.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        edits: Option<String>,
+        /// The id of the message that its text, an emoji, is a reaction to.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        reacts_to: Option<String>,
+        /// Files that came with it.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        files: Vec<FileLine>,
+        /// Files that should have come with it.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        skipped: Vec<SkippedLine>,
     },
     /// The agent works, or has stopped.
     Typing {
@@ -101,6 +122,15 @@ pub enum ToClient {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         reason: Option<String>,
     },
+    /// The messages of the chat are kept and not worked on now.
+    Stuck {
+        /// The chat's name.
+        chat: String,
+        /// Why, and when it is tried again.
+        reason: String,
+        /// No try that is planned is likely to help.
+        hopeless: bool,
+    },
     /// Answers `ping`.
     Pong,
     /// A line could not be used.
@@ -108,6 +138,41 @@ pub enum ToClient {
         /// Why.
         reason: String,
     },
+}
+
+/// A question, beside its plain text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuestionLine {
+    /// Its id.
+    pub id: String,
+    /// Its title; may be empty.
+    pub title: String,
+    /// What is asked; may be empty.
+    pub question: String,
+    /// The labels of the options; the first has the number 1.
+    pub options: Vec<String>,
+    /// How long it waits for an answer, in milliseconds from when it was asked.
+    pub timeout_ms: u64,
+}
+
+/// A file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileLine {
+    /// Its name.
+    pub name: String,
+    /// Its absolute path.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A file that could not be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedLine {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl ToClient {

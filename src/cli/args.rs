@@ -2,22 +2,15 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::host::config::{Format, Level, RuntimeKind, Span};
+use crate::host::config::{AtStop, Format, Level, RuntimeKind, Span};
+use crate::host::stuck::default_data;
 
-/// What the build was told about itself, by the variable `LAMPLIGHTER_BUILD`.
-const BUILD_ID: &str = match option_env!("LAMPLIGHTER_BUILD") {
-    Some(id) => id,
-    None => "dev",
-};
-
-/// The build's name: the version, and what the build was told about itself.
+/// The build's name: the version, and which build of it (`build.rs`).
 pub fn build() -> &'static str {
-    static NAME: LazyLock<String> = LazyLock::new(|| format!("{} ({BUILD_ID})", env!("CARGO_PKG_VERSION")));
-    &NAME
+    env!("LAMPLIGHTER_BUILD_NAME")
 }
 
 /// Hosts AI agents: wakes one when a message is due, carries messages both ways, and records every decision.
@@ -25,10 +18,14 @@ pub fn build() -> &'static str {
 #[command(name = "lamplighter", version = build(), propagate_version = true, max_term_width = 100)]
 #[command(
     after_help = "Examples:\n  lamplighter demo\n  lamplighter run --data ./data --runtime process\n  \
-                        lamplighter chat --data ./data \"hello\"\n  lamplighter replay ./data/journal"
+                        lamplighter chat --data ./data \"hello\"\n  lamplighter replay ./data/journal\n\n\
+                  Environment:\n  LAMPLIGHTER_DATA  the data folder, where --data does not name it\n  \
+                        LAMPLIGHTER_RUNNER  the runner, in place of the one beside this program (run, doctor)\n  \
+                        LAMPLIGHTER_RUNTIME, LAMPLIGHTER_LOG_LEVEL, LAMPLIGHTER_LOG_FORMAT  as the flags of run\n  \
+                        NO_COLOR  no colours and no dim lines"
 )]
 pub struct Cli {
-    /// The data folder.
+    /// The data folder [default: ~/.local/share/lamplighter].
     #[arg(long, global = true, value_name = "DIR", env = "LAMPLIGHTER_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
     /// What to do.
@@ -39,26 +36,32 @@ pub struct Cli {
 impl Cli {
     /// The data folder: the flag, the environment, or the user's own place.
     pub fn data(&self) -> PathBuf {
-        self.data.clone().unwrap_or_else(|| {
-            let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
-            home.join(".local/share/lamplighter")
-        })
+        self.data.clone().unwrap_or_else(default_data)
     }
 }
 
 /// What can be done.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Runs the daemon until it is asked to stop (SIGTERM, SIGINT).
+    /// Runs the daemon until it is asked to stop (SIGTERM, SIGINT, or SIGHUP when its terminal is closed).
     Run(RunArgs),
     /// Shows the whole way of a message on a data folder of its own, then replays the journal.
     Demo(DemoArgs),
     /// Talks to the agent through a running daemon.
     Chat(crate::cli::chat::ChatArgs),
+    /// Asks the running daemon to stop, and waits until it has.
+    Stop(StopArgs),
     /// Shows sessions, containers, queues and what is stuck, with the command that frees it.
     Status(JsonFlag),
     /// Writes a configuration file with every key, its default and why.
     Init,
+    /// Says what a daemon would find here, and what to do about it. Exit code 1 when something stands in its way.
+    Doctor(JsonFlag),
+    /// Makes, lists and removes the images that daemons make of their runners.
+    #[command(subcommand)]
+    Image(crate::cli::image::ImageCommand),
+    /// Runs the daemon as a service of systemd.
+    Service(crate::cli::service::ServiceArgs),
     /// Lists and steers sessions.
     #[command(subcommand)]
     Session(SessionCommand),
@@ -97,6 +100,13 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Writes the manual pages, one for each command.
+    #[command(hide = true)]
+    Man {
+        /// The folder to write them into; it is made when it is missing.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Becomes a program that ends with the daemon.
     #[command(hide = true)]
     ExecChild {
@@ -110,6 +120,11 @@ pub enum Command {
 
 /// `run`
 #[derive(Args, Debug)]
+#[command(after_help = "Environment:\n  \
+                  LAMPLIGHTER_RUNNER  the runner, in place of lamplighter-runner beside this program\n  \
+                  LAMPLIGHTER_MOCK_REPLY  what the provider `mock` answers, with the runtime `process`\n  \
+                  LAMPLIGHTER_RUNTIME, LAMPLIGHTER_LOG_LEVEL, LAMPLIGHTER_LOG_FORMAT  as --runtime, --log-level and \
+                  --log-format, which win")]
 pub struct RunArgs {
     /// The configuration file; without it, lamplighter.toml in the data folder if it is there.
     #[arg(long, value_name = "FILE")]
@@ -123,6 +138,32 @@ pub struct RunArgs {
     /// For people, or one JSON object a line.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<FormatArg>,
+}
+
+/// `stop`
+#[derive(Args, Debug)]
+pub struct StopArgs {
+    /// What becomes of containers; else what runtime.at_stop says. Child processes are always stopped.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub containers: Option<AtStopArg>,
+}
+
+/// What becomes of containers.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum AtStopArg {
+    /// They go on, and the next daemon takes them over.
+    Leave,
+    /// They are stopped within policy.stop_grace.
+    Stop,
+}
+
+impl From<AtStopArg> for AtStop {
+    fn from(arg: AtStopArg) -> Self {
+        match arg {
+            AtStopArg::Leave => Self::Leave,
+            AtStopArg::Stop => Self::Stop,
+        }
+    }
 }
 
 /// `demo`
@@ -245,12 +286,12 @@ pub enum MessageCommand {
     },
     /// Gives an open message up, in either direction.
     Drop {
-        /// Its id.
+        /// Its id, or its number (m5) as status and `session show` have it.
         message: String,
     },
     /// Delivers an outbound message again, whatever became of the last delivery.
     Resend {
-        /// Its id.
+        /// Its id, or while it is open its number (m5) as status and `session show` have it.
         message: String,
     },
 }

@@ -6,10 +6,11 @@
 mod connection;
 mod interactive;
 mod oneshot;
+mod shown;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, BufReader, IsTerminal};
+use std::io::{self, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,12 +29,13 @@ pub struct ChatArgs {
     /// Each chat has an agent session of its own. Several clients may be in one chat.
     #[arg(long, default_value = "main", value_name = "NAME")]
     pub chat: String,
-    /// Gives up when the turn of a message has not ended after so many seconds; exit code 1.
+    /// Gives up when the turn of a message has not ended after so many seconds; exit code 1. 0 waits for ever.
     ///
-    /// A message that was accepted is kept and worked on all the same. Without this option the client waits until
-    /// the turn ends. A conversation at a terminal has no limit.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: Option<u64>,
+    /// A message that was accepted is kept and worked on all the same. The default is the time for which the daemon
+    /// lets an agent be silent in a turn. Where the agent does not start, the reason is said at once and the client
+    /// gives up after three tries. A conversation at a terminal has no limit.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1_800)]
+    pub timeout: u64,
     /// Prints the protocol's lines as received, one JSON object a line, instead of the texts of replies.
     ///
     /// At a terminal without TEXT it reads plain lines, as from a pipe.
@@ -42,15 +44,16 @@ pub struct ChatArgs {
     /// What to say; several words are joined with spaces. Put `--` before a text that begins with a dash.
     ///
     /// Without it every line of standard input that is not empty is a message, and the next waits until the turn of
-    /// the one before has completed. At a terminal it is a conversation, which Ctrl-D or Ctrl-C ends.
+    /// the one before has completed; when that turn asks a question, the next line is the answer. At a terminal it
+    /// is a conversation, which Ctrl-D or Ctrl-C ends.
     #[arg(value_name = "TEXT")]
     pub text: Vec<String>,
 }
 
 impl ChatArgs {
-    /// The limit of a turn.
+    /// The limit of a turn; none for as long as it takes.
     fn limit(&self) -> Option<Duration> {
-        self.timeout.map(Duration::from_secs)
+        (self.timeout > 0).then(|| Duration::from_secs(self.timeout))
     }
 }
 
@@ -63,6 +66,9 @@ pub enum ChatError {
         /// The socket.
         socket: PathBuf,
     },
+    /// TEXT is empty.
+    #[error("an empty message says nothing to the agent")]
+    NothingSaid,
     /// The daemon did not take the message, or not the client.
     #[error("the daemon refuses: {reason}")]
     Refused {
@@ -76,6 +82,12 @@ pub enum ChatError {
         outcome: String,
         /// Why, where the daemon said so.
         reason: Option<String>,
+    },
+    /// The message is kept, and nothing that is planned is likely to bring it on.
+    #[error("the message is kept, but not worked on: {reason}")]
+    Stuck {
+        /// Why.
+        reason: String,
     },
     /// The turn, or the daemon's answer to `hello`, took too long.
     #[error("the daemon has not come to an end after {seconds} s")]
@@ -105,12 +117,28 @@ impl ChatError {
             Self::Timeout { .. } => {
                 "a message that was accepted is kept and worked on; `lamplighter status` shows what it waits for"
             }
-            Self::TurnFailed { .. } => {
+            Self::TurnFailed { .. } | Self::Stuck { .. } => {
                 "`lamplighter status` shows what is stuck and the command that frees it"
             }
             Self::Protocol(_) => "see that client and daemon are of the same build",
+            Self::NothingSaid => "give a text, or none for a conversation",
             Self::Refused { .. } | Self::Io(_) => "",
         }
+    }
+}
+
+/// Where replies are printed.
+pub(crate) struct Output<'a> {
+    to: &'a mut dyn Write,
+    /// Somebody reads it on a terminal, which no reply may steer. Programs get replies as they are.
+    is_terminal: bool,
+}
+
+impl<'a> Output<'a> {
+    /// Standard output.
+    fn standard(to: &'a mut io::StdoutLock<'_>) -> Self {
+        let is_terminal = to.is_terminal();
+        Self { to, is_terminal }
     }
 }
 
@@ -127,7 +155,11 @@ fn because(reason: Option<&str>) -> String {
 pub fn run(args: &ChatArgs, socket: &Path, history: &Path) -> Result<(), ChatError> {
     let at_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let done = if !args.text.is_empty() {
-        oneshot::once(args, socket, &args.text.join(" "), &mut io::stdout().lock())
+        let text = args.text.join(" ");
+        if text.trim().is_empty() {
+            return Err(ChatError::NothingSaid);
+        }
+        oneshot::once(args, socket, &text, Output::standard(&mut io::stdout().lock()))
     } else if at_terminal && !args.json {
         interactive::run(args, socket, history)
     } else {
@@ -138,7 +170,7 @@ pub fn run(args: &ChatArgs, socket: &Path, history: &Path) -> Result<(), ChatErr
 
 /// Every line of standard input is a message.
 fn from_stdin(args: &ChatArgs, socket: &Path) -> Result<(), ChatError> {
-    oneshot::lines(args, socket, BufReader::new(io::stdin()), &mut io::stdout().lock())
+    oneshot::lines(args, socket, BufReader::new(io::stdin()), Output::standard(&mut io::stdout().lock()))
 }
 
 /// A broken pipe is always standard output: on the socket it is [`ChatError::Lost`].

@@ -9,7 +9,7 @@ pub mod code {
     pub const FAILURE: u8 = 1;
     /// The command line or the configuration is wrong.
     pub const USAGE: u8 = 2;
-    /// There is no daemon.
+    /// There is no daemon, or no engine: later there may be one.
     pub const UNAVAILABLE: u8 = 69;
     /// The machine panicked; the input is on record.
     pub const SOFTWARE: u8 = 70;
@@ -42,7 +42,8 @@ impl CommandError {
 
 impl From<crate::host::folder::FolderError> for CommandError {
     fn from(error: crate::host::folder::FolderError) -> Self {
-        Self::new(code::IO, &error, error.hint())
+        let code = if error.is_never_run() { code::UNAVAILABLE } else { code::IO };
+        Self::new(code, &error, error.hint())
     }
 }
 
@@ -55,9 +56,19 @@ impl From<crate::host::config::ConfigError> for CommandError {
 impl From<crate::host::startup::StartError> for CommandError {
     fn from(error: crate::host::startup::StartError) -> Self {
         use crate::host::startup::StartError;
+        if let StartError::Ended(ended) = error {
+            return ended.into();
+        }
         let code = match &error {
-            StartError::NoDocker | StartError::NoRunner { .. } | StartError::Env(_) => code::USAGE,
+            StartError::Endpoint(_)
+            | StartError::NoProgram(_)
+            | StartError::Agent { .. }
+            | StartError::NoCheckout { .. }
+            | StartError::OtherImage { .. }
+            | StartError::NoRunner { .. }
+            | StartError::Env(_) => code::USAGE,
             StartError::Folder(crate::host::folder::FolderError::InUse { .. }) => code::UNAVAILABLE,
+            error if error.is_engine_away() => code::UNAVAILABLE,
             _ => code::IO,
         };
         Self::new(code, &error, error.hint())
@@ -85,7 +96,9 @@ impl From<crate::host::control::ControlError> for CommandError {
     fn from(error: crate::host::control::ControlError) -> Self {
         use crate::host::control::ControlError;
         let code = match &error {
-            ControlError::NoDaemon { .. } => code::UNAVAILABLE,
+            ControlError::NoDaemon { .. }
+            | ControlError::Unreachable { .. }
+            | ControlError::Silent { .. } => code::UNAVAILABLE,
             _ => code::FAILURE,
         };
         Self::new(code, &error, error.hint())
@@ -104,7 +117,8 @@ impl From<io::Error> for CommandError {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::silent(0)
         } else {
-            Self::new(code::IO, error, "")
+            // What is read or written elsewhere names its file.
+            Self::new(code::IO, format!("cannot write the output: {error}"), "see that its disk has space")
         }
     }
 }

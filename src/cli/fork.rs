@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::args::ForkArgs;
 use super::error::{CommandError, code};
 use super::given::{RECORD_HINT, record_no};
+use crate::base::printable::one_line;
 use crate::host::config::changed_policy;
 use crate::machine::policy::Policy;
 use crate::replay::fork::{self, Change, Fork, ForkError, Row, Side};
@@ -88,7 +89,7 @@ fn print(out: &mut impl Write, found: &Fork) -> Result<(), CommandError> {
         writeln!(out, "{n} recorded inputs speak of what the fork has not done; they were left out")?;
     }
     for effect in &found.open {
-        writeln!(out, "open in the fork, with no end on record: {effect}")?;
+        writeln!(out, "open in the fork, with no end on record: {}", one_line(&effect.to_string()))?;
     }
     if let Some(why) = &found.damaged {
         writeln!(out, "the journal cannot be walked on: {why}")?;
@@ -104,7 +105,7 @@ fn print_row(out: &mut impl Write, row: &Row) -> io::Result<()> {
         let at = if n == 0 { row.at.to_string() } else { String::new() };
         let mark = if n == 0 { mark } else { ' ' };
         let line = format!("{mark} {at:<13} {:<WIDTH$} | {}", of(&left), of(&right));
-        writeln!(out, "{}", line.trim_end())?;
+        writeln!(out, "{}", one_line(line.trim_end()))?;
     }
     Ok(())
 }

@@ -16,11 +16,21 @@ pub const TEMPLATE: &str = include_str!("init.toml");
 /// # Errors
 /// When there is one, or it cannot be written.
 pub fn init(data: &Path) -> Result<(), CommandError> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+    let hint = "name a folder of your own, on a disk with space, with --data";
+    let failed = |doing: &str, path: &Path, error: io::Error| {
+        CommandError::new(code::IO, format!("cannot {doing} {}: {error}", path.display()), hint)
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .map_err(|error| failed("make the data folder", data, error))?;
     let path = data.join(FILE);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     match file {
-        Ok(mut file) => file.write_all(TEMPLATE.as_bytes())?,
+        Ok(mut file) => {
+            file.write_all(TEMPLATE.as_bytes()).map_err(|error| failed("write", &path, error))?;
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let text = format!("{} is there already and was left as it is", path.display());
             return Err(CommandError::new(
@@ -29,9 +39,7 @@ pub fn init(data: &Path) -> Result<(), CommandError> {
                 "move it away first, or name another folder with --data",
             ));
         }
-        Err(error) => {
-            return Err(CommandError::new(code::IO, format!("cannot write {}: {error}", path.display()), ""));
-        }
+        Err(error) => return Err(failed("write", &path, error)),
     }
     Ok(writeln!(io::stdout(), "wrote {}", path.display())?)
 }
@@ -40,6 +48,16 @@ pub fn init(data: &Path) -> Result<(), CommandError> {
 mod tests {
     use super::*;
     use crate::host::config::{Config, Overrides};
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = init(&file.join("data")).unwrap_err();
+        assert_eq!(error.code, code::IO);
+        assert!(error.text.contains("file/data") && !error.hint.is_empty(), "{error:?}");
+    }
 
     fn load(text: &str) -> Config {
         let folder = tempfile::tempdir().unwrap();
@@ -90,11 +108,11 @@ mod tests {
         let known = [
             ("log", 2),
             ("journal", 5),
-            ("runtime", 2),
-            ("agent", 12),
+            ("runtime", 4),
+            ("agent", 16),
             ("policy", 15),
             ("reactor", 2),
-            ("limits", 1),
+            ("limits", 2),
         ];
         for (section, keys) in known {
             let found = value.get(section).and_then(|it| it.as_table()).map_or(0, |it| it.len());

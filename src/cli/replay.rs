@@ -12,6 +12,7 @@ use super::args::{ReplayArgs, StateArgs, WhyArgs};
 use super::error::{CommandError, code};
 use super::given::{self, record_no};
 use super::upgrade::ago;
+use crate::base::printable::one_line;
 use crate::host::operator::find_session;
 use crate::machine::state::State;
 use crate::replay::report::{Divergence, Report};
@@ -117,11 +118,15 @@ pub fn why(data: &Path, args: &WhyArgs) -> Result<(), CommandError> {
     if let Some(Dropped { before, at }) = found.dropped.filter(|_| found.since_snapshot) {
         writeln!(out, "before {before} at {at}: dropped with older segments")?;
     }
-    found.lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    found.lines.iter().try_for_each(|line| writeln!(out, "{}", one_line(&line.to_string())))?;
     if found.still.is_empty() {
         writeln!(out, "over: nothing is open")?;
     }
-    found.still.iter().try_for_each(|line| writeln!(out, "now: {line}")).map_err(CommandError::from)
+    found
+        .still
+        .iter()
+        .try_for_each(|line| writeln!(out, "now: {}", one_line(&line.to_string())))
+        .map_err(CommandError::from)
 }
 
 fn ambiguous(piece: &str, several: &[Mention]) -> CommandError {
@@ -129,7 +134,7 @@ fn ambiguous(piece: &str, several: &[Mention]) -> CommandError {
         .iter()
         .map(|it| {
             let text: String = it.text.chars().take(MENTION_SHOWN).collect();
-            format!("\n  {} {:<9} {}  {text:?}", it.at, it.record.to_string(), it.id)
+            format!("\n  {} {:<9} {}  {text:?}", it.at, it.record.to_string(), one_line(&it.id))
         })
         .collect();
     let text =
@@ -175,6 +180,8 @@ fn print_all(out: &mut impl Write, state: &State) -> Result<(), CommandError> {
     state.inbounds().iter().try_for_each(|(no, it)| print(out, &format!("inbound {no}"), it))?;
     state.outbounds().iter().try_for_each(|(no, it)| print(out, &format!("outbound {no}"), it))?;
     state.destinations().iter().try_for_each(|(no, it)| print(out, &format!("destination {no}"), it))?;
+    state.questions().iter().try_for_each(|(no, it)| print(out, &format!("question {no}"), it))?;
+    state.all_missed().iter().try_for_each(|(no, it)| print(out, &format!("missed for {no}"), it))?;
     state.effects().iter().try_for_each(|(id, it)| print(out, &format!("effect {id}"), it))?;
     state.timers().iter().try_for_each(|(key, at)| Ok(writeln!(out, "timer {key:?}: {at}")?))
 }
@@ -188,6 +195,7 @@ fn print_session(out: &mut impl Write, state: &State, session: &str) -> Result<(
         let outbox = it.outbox.iter().filter_map(|no| Some((no, state.outbound(*no)?)));
         outbox.into_iter().try_for_each(|(no, it)| print(out, &format!("outbound {no}"), it))?;
     }
+    state.questions_of(no).try_for_each(|(no, it)| print(out, &format!("question {no}"), it))?;
     let own = state.destinations().iter().filter(|(_, it)| it.session == no);
     own.into_iter().try_for_each(|(no, it)| print(out, &format!("destination {no}"), it))
 }

@@ -1,12 +1,14 @@
 //! The process runtime: an attempt is a child process in a group of its own.
 //!
-//! All children are spawned from one thread that lives as long as the daemon, because the kernel sends the signal of a
-//! parent's death when the spawning *thread* ends. Each attempt has a thread that starts, watches and ends it.
+//! All children are spawned from one thread that lives as long as the daemon, because the kernel sends the signal
+//! of a parent's death when the spawning *thread* ends. Each attempt has a thread that starts, watches and ends
+//! it.
 //!
 //! Invariant: `Command` stays plain (no `pre_exec`), so that a big daemon need not fork.
 //! Invariant: `Exited` is reported only after a fresh open of the lock file could take its lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,17 +22,53 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::{ContainerEvent, Containers, Exit, Found, Sink, StartSpec, leftover, spec};
-use crate::base::{Attempt, Ms, SessionNo};
+use super::{ContainerEvent, Containers, Exit, Found, Sink, StartSpec, Stock, leftover, program, spec};
+use crate::base::{Attempt, Ms, SessionName, SessionNo};
 
+/// Most bytes of one stream that are read at one wake-up: what a pipe holds. A child that never stops writing must not
+/// keep its thread from looking at what else happened.
+const READ_MAX: usize = 64 << 10;
+/// Bytes of a child's output in a second after which nothing is read until the second is over: a flood costs the child
+/// its time, and the daemon no processor.
+const BYTES_PER_SECOND: usize = 4 << 20;
+/// The time in which lines and bytes are counted.
+const WINDOW: Duration = Duration::from_secs(1);
+/// The wait before something that would not end is looked at again.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Longest line of a child's output that is passed on; the rest of it is dropped.
 pub const LINE_MAX: usize = 8 * 1024;
 /// Most lines of one child in a second that are passed on: a child must not fill the log.
-const LINES_PER_SECOND: u32 = 200;
+pub const LINES_PER_SECOND: u32 = 200;
 /// Starts that wait for the spawning thread: there are at most as many as slots, and spawning takes a millisecond.
 const SPAWN_QUEUE: usize = 64;
 /// How long output that was written before the end is still read after it.
 const DRAIN_MAX: Duration = Duration::from_millis(200);
+
+/// Passed on to every runner when the daemon has it: what the provider `mock` answers (docs/RUNNER.md).
+const MOCK_REPLY: &str = "LAMPLIGHTER_MOCK_REPLY";
+/// Tells a runner whose death is to be its own.
+const PARENT: &str = "LAMPLIGHTER_PARENT";
+
+/// A missing program, with what to do about it.
+fn explain(missing: &program::Missing) -> String {
+    format!("{missing}; set [runtime.process] command to a program that is there")
+}
+
+/// What an attempt is started as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The program through which it is started, with its arguments; empty when it is started directly.
+    pub through: Vec<OsString>,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+}
+
+impl Launch {
+    /// Directly.
+    pub fn of(command: Vec<OsString>) -> Self {
+        Self { through: Vec::new(), command }
+    }
+}
 
 /// The runtime.
 pub struct Processes {
@@ -38,11 +76,13 @@ pub struct Processes {
 }
 
 struct Inner {
-    command: Vec<std::ffi::OsString>,
+    launch: Launch,
     locks: PathBuf,
     sink: Sink,
     spawner: Sender<(Command, Sender<io::Result<Child>>)>,
     running: Mutex<BTreeMap<SessionNo, Running>>,
+    /// Attempts of an earlier daemon that are being ended.
+    ending: Mutex<BTreeSet<(SessionNo, Attempt)>>,
     ended: Condvar,
 }
 
@@ -55,22 +95,24 @@ struct Running {
 }
 
 impl Processes {
-    /// Starts the runtime. `command` is the program and its arguments; `locks` the folder of the sessions' lock files.
+    /// Starts the runtime. `locks` is the folder of the sessions' lock files.
     ///
     /// # Errors
     /// When the spawning thread cannot be started.
-    pub fn start(command: Vec<std::ffi::OsString>, locks: PathBuf, sink: Sink) -> io::Result<Self> {
+    pub fn start(launch: Launch, locks: PathBuf, sink: Sink) -> io::Result<Self> {
         let (spawner, requests) = bounded(SPAWN_QUEUE);
         std::thread::Builder::new().name("spawner".into()).spawn(move || spawn_all(&requests))?;
         let running = Mutex::new(BTreeMap::new());
-        let inner = Inner { command, locks, sink, spawner, running, ended: Condvar::new() };
+        let ending = Mutex::new(BTreeSet::new());
+        let inner = Inner { launch, locks, sink, spawner, running, ending, ended: Condvar::new() };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
 
 fn spawn_all(requests: &Receiver<(Command, Sender<io::Result<Child>>)>) {
     for (mut command, reply) in requests {
-        // Whoever asked waits for the answer; if it is gone, the child was its and is killed by its lock's next owner.
+        // Whoever asked waits for the answer; if it is gone, the child was its and is killed by its lock's next
+        // owner.
         drop(reply.send(command.spawn()));
     }
 }
@@ -135,9 +177,14 @@ impl Containers for Processes {
         Some(lock(&self.inner.running).get(&session).is_some_and(|entry| entry.attempt == attempt))
     }
 
-    fn list(&self) -> io::Result<Vec<Found>> {
+    fn list(&self) -> io::Result<Stock> {
         let held = leftover::held(&self.inner.locks)?;
-        Ok(held.into_iter().map(|(name, attempt)| Found { name, attempt }).collect())
+        Ok(Stock::Known(held.into_iter().map(|(name, attempt)| Found { name, attempt }).collect()))
+    }
+
+    fn discard(&self, name: &SessionName, _: Attempt) -> io::Result<()> {
+        // Whichever attempt it is: whoever holds the lock could write.
+        leftover::take(&leftover::lock_path(&self.inner.locks, name)).map(drop)
     }
 
     fn shutdown(&self, grace: Ms) {
@@ -174,10 +221,7 @@ impl Inner {
             Ok((child, pidfd)) => {
                 (self.sink)(ContainerEvent::Started { session, attempt });
                 let exit = self.watch(spec, child, &pidfd, wake);
-                if let Err(error) = leftover::clear(&path) {
-                    let line = format!("something of this attempt is left: {error}");
-                    (self.sink)(ContainerEvent::Output { session, attempt, line });
-                }
+                self.until_nothing_is_left(session, attempt, AGAIN, || leftover::clear(&path));
                 ContainerEvent::Exited { session, attempt, exit }
             }
         };
@@ -186,12 +230,38 @@ impl Inner {
         (self.sink)(event);
     }
 
+    /// Ends what is left of an attempt, however long it takes: until then its exit is not reported, and nothing of its
+    /// session is started. It is told once.
+    fn until_nothing_is_left(
+        &self,
+        session: SessionNo,
+        attempt: Attempt,
+        again: Duration,
+        end: impl Fn() -> io::Result<()>,
+    ) {
+        let mut told = false;
+        while let Err(error) = end() {
+            if !std::mem::replace(&mut told, true) {
+                let text = format!(
+                    "something of this attempt is left, and its session waits until it has ended: {error}"
+                );
+                (self.sink)(ContainerEvent::Notice { session, attempt, text });
+            }
+            // There is no event for the end of a process that is no child of this one and has no lock in time.
+            std::thread::sleep(again);
+        }
+    }
+
     fn spawn(&self, spec: &StartSpec, path: &std::path::Path) -> Result<(Child, OwnedFd), String> {
         let file =
             leftover::take(path).map_err(|error| format!("the session's lock cannot be taken: {error}"))?;
         leftover::sign(&file, &spec.name, spec.attempt)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         let command = self.command(spec, file)?;
+        // Taking the lock may have lasted while a leftover ended.
+        if lock(&self.running).get(&spec.session).is_some_and(|entry| entry.stop.is_some()) {
+            return Err("it was asked to stop before it began".into());
+        }
         let (reply, answer) = bounded(1);
         self.spawner.send((command, reply)).map_err(|_| "the spawning thread is gone".to_owned())?;
         let child = answer.recv().map_err(|_| "the spawning thread is gone".to_owned())?;
@@ -211,12 +281,24 @@ impl Inner {
     }
 
     fn command(&self, spec: &StartSpec, stdin: File) -> Result<Command, String> {
-        let (program, args) = self.command.split_first().ok_or("the runtime's command is empty")?;
-        let mut command = Command::new(program);
+        let Launch { through, command: own } = &self.launch;
+        let name = own.first().ok_or("the runtime's command is empty")?;
+        let mut env = spec::environment(spec, |name| std::env::var_os(name));
+        if let Some(reply) = std::env::var_os(MOCK_REPLY) {
+            env.entry(MOCK_REPLY.into()).or_insert(reply);
+        }
+        env.insert(PARENT.into(), std::process::id().to_string().into());
+        if spec.out_dir.is_dir() {
+            // What starts it could only say that something is missing in the middle of an attempt.
+            let path = env.get(OsStr::new("PATH")).map(OsString::as_os_str);
+            program::find(name, path, &spec.out_dir).map_err(|missing| explain(&missing))?;
+        }
+        let mut words = through.iter().chain(own);
+        let mut command = Command::new(words.next().unwrap_or(name));
         command
-            .args(args)
+            .args(words)
             .env_clear()
-            .envs(spec::environment(spec, |name| std::env::var_os(name)))
+            .envs(env)
             .current_dir(&spec.out_dir)
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::piped())
@@ -226,17 +308,12 @@ impl Inner {
     }
 
     fn explain(&self, spec: &StartSpec, error: &io::Error) -> String {
-        let program = self.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-        match error.kind() {
-            io::ErrorKind::NotFound if !spec.out_dir.is_dir() => {
-                format!("the session's folder {} is missing", spec.out_dir.display())
-            }
-            io::ErrorKind::NotFound => {
-                format!("no program {program:?}; set [runtime.process] command to the runner's path")
-            }
-            io::ErrorKind::PermissionDenied => format!("{program:?} may not be executed"),
-            _ => format!("{program:?} did not start: {error}"),
+        if error.kind() == io::ErrorKind::NotFound && !spec.out_dir.is_dir() {
+            return format!("the session's folder {} is missing", spec.out_dir.display());
         }
+        let program = self.launch.through.first().or(self.launch.command.first());
+        let program = program.map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+        format!("{program:?} did not start: {error}")
     }
 
     /// Watches a child until it is gone, passing on its output and the requests to stop it.
@@ -275,24 +352,39 @@ impl Inner {
     }
 
     fn output(&self, spec: &StartSpec, line: String) {
-        (self.sink)(ContainerEvent::Output { session: spec.session, attempt: spec.attempt, line });
+        (self.sink)(ContainerEvent::Output {
+            session: spec.session,
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+            line,
+        });
     }
 
     /// An attempt that this daemon did not start, or that is gone: whoever holds its lock is ended, and it is reported.
-    fn stop_leftover(&self, session: SessionNo, attempt: Attempt) {
-        let (sink, locks) = (Arc::clone(&self.sink), self.locks.clone());
+    fn stop_leftover(self: &Arc<Self>, session: SessionNo, attempt: Attempt) {
+        if !lock(&self.ending).insert((session, attempt)) {
+            // Asked for again: it is reported when it has ended.
+            return;
+        }
+        let inner = Arc::clone(self);
         let thread = std::thread::Builder::new().name(format!("leftover-{session}"));
         let spawned = thread.spawn(move || {
-            for (name, found) in leftover::held(&locks).unwrap_or_default() {
-                if found == Some(attempt) {
-                    // The next start takes the lock itself, and reports it if that does not work.
-                    drop(leftover::take(&leftover::lock_path(&locks, &name)));
+            inner.until_nothing_is_left(session, attempt, AGAIN, || {
+                for (name, found) in leftover::held(&inner.locks)? {
+                    if found == Some(attempt) {
+                        leftover::take(&leftover::lock_path(&inner.locks, &name))?;
+                    }
                 }
-            }
-            sink(ContainerEvent::Exited { session, attempt, exit: Exit::Unknown });
+                Ok(())
+            });
+            lock(&inner.ending).remove(&(session, attempt));
+            (inner.sink)(ContainerEvent::Exited { session, attempt, exit: Exit::Unknown });
         });
-        if spawned.is_err() {
-            (self.sink)(ContainerEvent::Exited { session, attempt, exit: Exit::Unknown });
+        if let Err(error) = spawned {
+            lock(&self.ending).remove(&(session, attempt));
+            // The machine asks again when the stop is overdue.
+            let text = format!("cannot look for what is left of this attempt: {error}");
+            (self.sink)(ContainerEvent::Notice { session, attempt, text });
         }
     }
 }
@@ -325,6 +417,7 @@ struct Outputs {
     streams: Vec<(Box<dyn Stream>, Vec<u8>, bool)>,
     window: Instant,
     lines: u32,
+    bytes: usize,
     dropped: u64,
 }
 
@@ -344,10 +437,11 @@ impl Outputs {
             // A stream that stays blocking would only be read when poll says that it has something.
             let _ = rustix::io::ioctl_fionbio(stream, true);
         }
-        Self { streams, window: Instant::now(), lines: 0, dropped: 0 }
+        Self { streams, window: Instant::now(), lines: 0, bytes: 0, dropped: 0 }
     }
 
-    /// Waits for output, a wake-up, the child's end or the timeout, and reads what there is. True when it ended.
+    /// Waits for output, a wake-up, the child's end or the timeout, and reads what there is, within a bound. True when
+    /// the child ended.
     fn wait(
         &mut self,
         pidfd: &OwnedFd,
@@ -355,12 +449,21 @@ impl Outputs {
         timeout: Option<Duration>,
         line: &mut dyn FnMut(String),
     ) -> bool {
+        self.turn_window(line);
+        let pause = self.pause();
+        // Also to report at the end of a window what was dropped in it.
+        let report = (self.dropped > 0).then(|| WINDOW.saturating_sub(self.window.elapsed()));
+        let timeout = [timeout, pause, report].into_iter().flatten().min();
         let timeout = timeout.and_then(|wait| Timespec::try_from(wait).ok());
         let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
         fds.extend(wake.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        fds.extend(
-            self.streams.iter().map(|(stream, ..)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
-        );
+        if pause.is_none() {
+            fds.extend(
+                self.streams
+                    .iter()
+                    .map(|(stream, ..)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
+            );
+        }
         // Interrupted or failed: the caller looks at everything again.
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return false;
@@ -369,8 +472,34 @@ impl Outputs {
         if let Some(fd) = wake {
             let _ = rustix::io::read(fd, &mut [0u8; 8]);
         }
-        self.read_all(line);
+        if pause.is_none() {
+            self.read_some(line);
+        }
         ended
+    }
+
+    /// How long nothing is to be read; none when it may be.
+    fn pause(&self) -> Option<Duration> {
+        (self.bytes >= BYTES_PER_SECOND)
+            .then(|| WINDOW.saturating_sub(self.window.elapsed()))
+            .filter(|left| !left.is_zero())
+    }
+
+    /// Begins a new window when the last is over, and says what was dropped in that.
+    fn turn_window(&mut self, line: &mut dyn FnMut(String)) {
+        if self.window.elapsed() < WINDOW {
+            return;
+        }
+        self.window = Instant::now();
+        (self.lines, self.bytes) = (0, 0);
+        self.report(line);
+    }
+
+    fn report(&mut self, line: &mut dyn FnMut(String)) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            line(format!("{dropped} lines were dropped: more than {LINES_PER_SECOND} a second"));
+        }
     }
 
     /// Reads what was written before the end. A grandchild may hold the streams open, so this has a limit.
@@ -386,23 +515,23 @@ impl Outputs {
             if left.is_zero() || poll(&mut fds, timeout.as_ref()).is_err() {
                 break;
             }
-            self.read_all(line);
+            self.read_some(line);
         }
         for (_, rest, _) in std::mem::take(&mut self.streams) {
             if !rest.is_empty() {
                 line(String::from_utf8_lossy(&rest).into_owned());
             }
         }
-        if self.dropped > 0 {
-            line(format!("{} lines were dropped: more than {LINES_PER_SECOND} a second", self.dropped));
-        }
+        self.report(line);
     }
 
-    fn read_all(&mut self, line: &mut dyn FnMut(String)) {
+    /// Reads from each stream, at most [`READ_MAX`] bytes: the rest at the next call.
+    fn read_some(&mut self, line: &mut dyn FnMut(String)) {
         let mut chunk = [0u8; 4_096];
         let mut streams = std::mem::take(&mut self.streams);
         streams.retain_mut(|(stream, rest, skipping)| {
-            loop {
+            let mut left = READ_MAX;
+            while left > 0 {
                 match stream.read(&mut chunk) {
                     Ok(0) => {
                         if !rest.is_empty() {
@@ -410,11 +539,16 @@ impl Outputs {
                         }
                         return false;
                     }
-                    Ok(n) => self.split(&chunk[..n], rest, skipping, line),
+                    Ok(n) => {
+                        left = left.saturating_sub(n);
+                        self.bytes = self.bytes.saturating_add(n);
+                        self.split(&chunk[..n], rest, skipping, line);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
                 }
             }
+            true
         });
         self.streams = streams;
     }
@@ -436,11 +570,8 @@ impl Outputs {
     }
 
     fn pass(&mut self, bytes: Vec<u8>, line: &mut dyn FnMut(String)) {
-        if self.window.elapsed() >= Duration::from_secs(1) {
-            self.window = Instant::now();
-            self.lines = 0;
-        }
-        self.lines += 1;
+        self.turn_window(line);
+        self.lines = self.lines.saturating_add(1);
         if self.lines <= LINES_PER_SECOND {
             line(String::from_utf8_lossy(&bytes).into_owned());
         } else {

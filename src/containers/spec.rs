@@ -27,6 +27,10 @@ pub struct StartSpec {
     pub in_dir: PathBuf,
     /// The agent's folder, with its `container.json`.
     pub agent_dir: PathBuf,
+    /// What providers keep from one attempt of this session to the next, where the agent's home does not outlive it.
+    pub state_dir: PathBuf,
+    /// What is copied into the state of a session that has none yet. Need not be there.
+    pub seed_dir: PathBuf,
     /// The agent's time zone, an IANA name.
     pub timezone: String,
     /// What the configuration passes on.
@@ -68,6 +72,8 @@ mod tests {
             out_dir: "/o".into(),
             in_dir: "/i".into(),
             agent_dir: "/a".into(),
+            state_dir: "/s".into(),
+            seed_dir: "/seed".into(),
             timezone: "Europe/Zurich".into(),
             env: vec![
                 ("KEY".into(), Private("value".into())),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: bounded by bytes; what does not fit is read again from the session's file when it is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::SessionNo;
 
@@ -58,6 +58,18 @@ impl Bodies {
         self.outbound.get(&(session, id.to_owned())).map(String::as_str)
     }
 
+    /// Drops the texts of a session's rows that are not among these: they were read and became no delivery.
+    pub fn retain(&mut self, session: SessionNo, open: &BTreeSet<&str>) {
+        let gone: Vec<String> = self
+            .outbound
+            .range((session, String::new())..)
+            .take_while(|((of, _), _)| *of == session)
+            .filter(|((_, id), _)| !open.contains(id.as_str()))
+            .map(|((_, id), _)| id.clone())
+            .collect();
+        gone.iter().for_each(|id| self.forget(session, id));
+    }
+
     /// Drops an outbound row's text: its delivery is over.
     pub fn forget(&mut self, session: SessionNo, id: &str) {
         if let Some(old) = self.outbound.remove(&(session, id.to_owned())) {
@@ -82,5 +94,22 @@ mod tests {
         bodies.forget(SessionNo(1), "a");
         bodies.keep(SessionNo(1), "c", &big);
         assert!(bodies.outbound(SessionNo(1), "c").is_some());
+    }
+
+    #[test]
+    fn what_became_no_delivery_makes_room_again() {
+        let mut bodies = Bodies::default();
+        let big = "x".repeat(KEPT_MAX / 4);
+        bodies.keep(SessionNo(1), "other", &big);
+        for id in ["a", "b", "c"] {
+            bodies.keep(SessionNo(2), id, &big);
+        }
+        bodies.retain(SessionNo(2), &["b"].into());
+        let kept = |bodies: &Bodies, id: &str| bodies.outbound(SessionNo(2), id).is_some();
+        assert_eq!([kept(&bodies, "a"), kept(&bodies, "b"), kept(&bodies, "c")], [false, true, false]);
+        assert!(bodies.outbound(SessionNo(1), "other").is_some());
+        bodies.keep(SessionNo(2), "d", &big);
+        bodies.keep(SessionNo(2), "e", &big);
+        assert!(kept(&bodies, "d") && kept(&bodies, "e"));
     }
 }

@@ -3,12 +3,16 @@
 //! Invariant: an unknown key is an error that names the line and the nearest known key; nothing is ignored silently.
 //! Invariant: names of environment variables are configuration, their values never are.
 
+mod docker;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use docker::DockerConfig;
 
 use crate::base::Ms;
 use crate::base::ids::is_safe_name;
@@ -21,6 +25,8 @@ const SPAN_MAX: Ms = Ms::days(365);
 /// The journal alone writes 1 MiB ahead, and twice that while it rotates: a smaller reserve could be used up between
 /// two looks.
 const DISK_RESERVE_MIN: u64 = 8 << 20;
+/// Smallest bound of an `out/` that is of any use: an empty database and the files of a message.
+const OUT_MAX_MIN: u64 = 8 << 20;
 /// A hundred years: more is a mistake.
 const KEEP_DAYS_MAX: u32 = 36_500;
 
@@ -40,7 +46,7 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// How files are watched.
     pub reactor: ReactorConfig,
-    /// What the daemon leaves alone.
+    /// What the daemon leaves alone, and what an agent may take.
     pub limits: LimitsConfig,
 }
 
@@ -124,8 +130,23 @@ pub enum SyncMode {
 pub struct RuntimeConfig {
     /// Processes or containers. Never chosen by what happens to be there.
     pub kind: RuntimeKind,
+    /// What becomes of attempts that the next daemon could take over, when this one is asked to stop.
+    pub at_stop: AtStop,
     /// The process runtime.
     pub process: ProcessConfig,
+    /// The Docker runtime.
+    pub docker: DockerConfig,
+}
+
+/// What becomes of attempts when the daemon is asked to stop. Processes are always stopped: they end with the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtStop {
+    /// They go on, and the next daemon takes them over.
+    #[default]
+    Leave,
+    /// They are stopped within `policy.stop_grace`.
+    Stop,
 }
 
 /// Where agents run.
@@ -143,7 +164,8 @@ pub enum RuntimeKind {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessConfig {
-    /// The program and its arguments, in place of the runner beside the daemon.
+    /// The program and its arguments, in place of the runner beside the daemon. It runs in the session's `out/`, from
+    /// where a path that is not absolute is seen; a plain name is looked for in the agent's `PATH`.
     pub command: Option<Vec<String>>,
 }
 
@@ -171,31 +193,55 @@ pub struct AgentConfig {
     pub mcp_servers: Option<Value>,
     /// Rules of the mock provider.
     pub mock: Option<Value>,
+    /// Settings of the provider `claude`, as `lamplighter-runner` knows them.
+    pub claude: Option<Value>,
+    /// Settings of the provider `codex`.
+    pub codex: Option<Value>,
+    /// Settings of the provider `cassette`.
+    pub cassette: Option<Value>,
+    /// The user that it is in a container, where the daemon is root.
+    pub uid: u32,
     /// Names of the daemon's environment variables that it gets.
     pub env: Vec<String>,
-    /// A file of KEY=VALUE lines that it gets.
+    /// A file of KEY=VALUE lines that it gets; as it is loaded, seen from the folder of the configuration file.
     pub env_file: Option<PathBuf>,
 }
 
 /// The machine's limits and waits; see [`Policy`].
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)] // Each is documented where it is used, in `Policy`.
 pub struct PolicyConfig {
+    /// Containers running at once, 1 to 256.
     pub slots: u32,
+    /// A container with nothing to do for so long is stopped.
     pub idle_stop: Span,
+    /// A message that was taken without any sign of life for so long is stuck, unless a tool declared a longer
+    /// deadline.
     pub claim_silence: Span,
+    /// A container that is silent in the middle of a turn for so long is stuck, unless a tool declared a longer
+    /// deadline.
     pub silence_ceiling: Span,
+    /// Time between asking a container to stop and killing it.
     pub stop_grace: Span,
+    /// How often a message that ended its turn abnormally is tried again before it is parked, 0 to 20.
     pub claim_retries: u32,
+    /// First wait before it is tried again; doubles each time.
     pub claim_backoff: Span,
+    /// First wait before a container that failed is started again; doubles each time.
     pub start_backoff: Span,
+    /// The longest wait between two starts.
     pub start_backoff_max: Span,
+    /// A container that ran for so long has proved healthy, and its failures are forgotten.
     pub healthy_after: Span,
+    /// First wait before a delivery is tried again; doubles each time.
     pub delivery_backoff: Span,
+    /// The longest wait between two tries of a delivery.
     pub delivery_backoff_max: Span,
+    /// A delivery that kept failing for so long is given up, and the agent is told.
     pub delivery_give_up: Span,
+    /// How long a reply waits for somebody to receive it.
     pub no_recipient_keep: Span,
+    /// What becomes of a delivery that was begun and not heard of, on a channel that cannot drop repeats.
     pub in_doubt: Doubt,
 }
 
@@ -219,12 +265,14 @@ pub struct ReactorConfig {
     pub heartbeat_every: Span,
 }
 
-/// What the daemon leaves alone.
+/// What the daemon leaves alone, and what an agent may take.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
     /// While the data folder's file system has fewer free bytes, no message is accepted; 0 turns this off.
     pub disk_reserve: u64,
+    /// A running agent whose `out/` takes more bytes is stopped; 0 turns this off.
+    pub out_max: u64,
 }
 
 /// A duration as it is written: `"250ms"`, `"5s"`, `"10m"`, `"24h"`, `"30d"`.
@@ -312,6 +360,10 @@ impl Default for AgentConfig {
             max_messages_per_prompt: 10,
             mcp_servers: None,
             mock: None,
+            claude: None,
+            codex: None,
+            cassette: None,
+            uid: 10_001,
             env: Vec::new(),
             env_file: None,
         }
@@ -352,7 +404,23 @@ impl Default for ReactorConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { disk_reserve: 64 << 20 }
+        Self { disk_reserve: 64 << 20, out_max: 1 << 30 }
+    }
+}
+
+impl LimitsConfig {
+    /// What lets an agent take more than the default does, in words, each with its key.
+    pub fn relaxed(&self) -> Vec<String> {
+        // Every key by name, so that a new one is decided about here. The reserve is what the daemon leaves alone.
+        let Self { disk_reserve: _, out_max } = self;
+        let usual = Self::default().out_max;
+        match *out_max {
+            0 => vec!["out/ has no limit (limits.out_max)".into()],
+            more if more > usual => {
+                vec![format!("{} MiB in out/ instead of {} (limits.out_max)", more >> 20, usual >> 20)]
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -459,8 +527,10 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A value, wherever it comes from, is out of bounds.
-    #[error("{key} is {found}, which is not allowed: {allowed}")]
+    #[error("{}{key} is {found}, which is not allowed: {allowed}", prefix(place.as_ref()))]
     Value {
+        /// The file and the line in it, from 1; none where the value comes from the environment.
+        place: Option<(PathBuf, usize)>,
         /// The key.
         key: &'static str,
         /// What was found.
@@ -470,7 +540,37 @@ pub enum ConfigError {
     },
 }
 
+fn prefix(place: Option<&(PathBuf, usize)>) -> String {
+    place.map(|(path, line)| format!("{}:{line}: ", path.display())).unwrap_or_default()
+}
+
+/// The line in which a file has a dotted key, from 1.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let table = toml::de::DeTable::parse(text).ok()?;
+    let mut table = Some(table.into_inner());
+    let mut start = None;
+    for word in key.split('.') {
+        let (name, value) = table.take()?.into_iter().find(|(name, _)| name.get_ref() == word)?;
+        start = Some(name.span().start);
+        if let toml::de::DeValue::Table(inner) = value.into_inner() {
+            table = Some(inner);
+        }
+    }
+    Some(text.get(..start?)?.matches('\n').count() + 1)
+}
+
 impl ConfigError {
+    /// With the place of the value, where it stands in the file.
+    fn in_file(self, file: &Path, text: &str) -> Self {
+        match self {
+            Self::Value { key, found, allowed, .. } => {
+                let place = line_of(text, key).map(|line| (file.to_owned(), line));
+                Self::Value { place, key, found, allowed }
+            }
+            other => other,
+        }
+    }
+
     /// What may be done about it.
     pub fn hint(&self) -> String {
         match self {
@@ -503,11 +603,17 @@ impl Config {
         flags: &Overrides,
     ) -> Result<Self, ConfigError> {
         let path = named.map_or_else(|| data.join(FILE), Path::to_owned);
-        let mut config = match std::fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&text, &path)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => Self::default(),
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => String::new(),
             Err(source) => return Err(ConfigError::Io { path, source }),
         };
+        let mut config = Self::parse(&text, &path)?;
+        // Before anything else has its say: a file's own mistakes have a place in it.
+        config.check().map_err(|error| error.in_file(&path, &text))?;
+        if let Some(file) = &mut config.agent.env_file {
+            *file = path.parent().unwrap_or(Path::new(".")).join(&*file);
+        }
         for (name, _) in ENVIRONMENT {
             if let Some(value) = env(name) {
                 config.set_from_environment(name, &value)?;
@@ -539,6 +645,7 @@ impl Config {
         ) -> Result<T, ConfigError> {
             let found = format!("{value:?}");
             serde_json::from_value(Value::from(value.to_lowercase())).map_err(|_| ConfigError::Value {
+                place: None,
                 key: name,
                 found,
                 allowed,
@@ -554,7 +661,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let fail = |key, found: String, allowed| Err(ConfigError::Value { key, found, allowed });
+        let fail = |key, found: String, allowed| Err(ConfigError::Value { place: None, key, found, allowed });
         let agent = &self.agent;
         if !is_safe_name(&agent.folder) || agent.folder.starts_with('.') || agent.folder.contains(':') {
             return fail(
@@ -594,8 +701,15 @@ impl Config {
         if reserve > 0 && reserve < DISK_RESERVE_MIN {
             return fail("limits.disk_reserve", reserve.to_string(), "0 (off), or 8 MiB and more");
         }
+        if self.limits.out_max > 0 && self.limits.out_max < OUT_MAX_MIN {
+            return fail("limits.out_max", self.limits.out_max.to_string(), "0 (off), or 8 MiB and more");
+        }
         if self.runtime.process.command.as_ref().is_some_and(Vec::is_empty) {
             return fail("runtime.process.command", "empty".into(), "a program and its arguments");
+        }
+        self.runtime.docker.check()?;
+        if agent.uid == 0 || agent.uid == u32::MAX {
+            return fail("agent.uid", agent.uid.to_string(), "a user's number, and not root's");
         }
         for name in &agent.env {
             if name.is_empty() || name.contains(['=', '\0']) {
@@ -619,7 +733,8 @@ fn nearest(message: &str) -> Option<String> {
         .skip(1)
         .step_by(2)
         .map(|known| (strsim::osa_distance(unknown, known), known))
-        .filter(|&(distance, known)| distance <= 3.max(known.len() / 3))
+        // A word of which more than half would have to be other letters was not meant.
+        .filter(|&(distance, known)| distance <= 3.max(known.len() / 3).min(unknown.len() / 2))
         .min()
         .map(|(_, known)| known.to_owned())
 }
@@ -663,6 +778,10 @@ mod tests {
         assert!(error.to_string().contains(":3:1: unknown field `idle_stopp`"), "{error}");
         assert_eq!(error.hint(), "did you mean \"idle_stop\"?");
         assert!(parse("[polcy]\n").unwrap_err().hint().contains("policy"));
+        for far in ["[xyz]", "[a]", "[agent]\nzz = 1"] {
+            let hint = parse(far).unwrap_err().hint();
+            assert!(!hint.contains("did you mean"), "{far}: {hint}");
+        }
     }
 
     #[test]
@@ -676,14 +795,50 @@ mod tests {
             ("[policy]\nin_doubt = \"maybe\"", "resend"),
             ("[agent]\nfolder = \"../x\"", "agent.folder"),
             ("[limits]\ndisk_reserve = 1", "0 (off), or 8 MiB and more"),
+            ("[limits]\nout_max = 1", "0 (off), or 8 MiB and more"),
             ("[journal]\nkeep_bytes = 1000", "64 KiB to 1 PiB"),
             ("[journal]\nkeep_days = 40000", "0 (as long as there is room)"),
             ("[agent]\nenv = [\"KEY=value\"]", "without values"),
             ("[runtime]\nkind = \"podman\"", "docker"),
+            ("[runtime.docker]\nnetwork = \"host\"", "the name of a network"),
+            ("[runtime.docker]\ncompat = \"nanoclaw\"", "the image whose runner compat speaks of"),
+            ("[runtime.docker]\nnanoclaw = \"/\"", "the absolute path of a checkout"),
+            ("[runtime.docker]\nmemory_mib = 4", "0 (no limit), or 32"),
+            ("[runtime.docker]\nadd_capabilities = [\"ALL\"]", "not all of them"),
+            ("[agent]\nuid = 0", "not root's"),
             ("log = 3", ":1:"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_named_with_its_line_and_not_where_it_comes_from_the_environment() {
+        for (text, place) in [
+            ("# c\n[policy]\nidle_stop = \"5s\"\nslots = 0\n", ":4: policy.slots is 0"),
+            ("policy.slots = 0\n", ":1: policy.slots is 0"),
+            ("[runtime]\nkind = \"docker\"\n[runtime.docker]\npids = 3\n", ":4: runtime.docker.pids is 3"),
+            // What is missing has no line.
+            ("[runtime.docker]\ncompat = \"nanoclaw\"\n", "runtime.docker.image is nothing"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(place), "{text}: {error}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let env = |name: &str| (name == "LAMPLIGHTER_LOG_LEVEL").then(|| "loud".to_owned());
+        let error = Config::load(None, folder.path(), &env, &Overrides::default()).unwrap_err().to_string();
+        assert!(error.starts_with("LAMPLIGHTER_LOG_LEVEL is \"loud\""), "{error}");
+    }
+
+    #[test]
+    fn an_env_file_is_seen_from_the_folder_of_the_configuration() {
+        let (data, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let named = other.path().join("my.toml");
+        for (text, expected) in [("agent.env", other.path().join("agent.env")), ("/x/env", "/x/env".into())] {
+            std::fs::write(&named, format!("[agent]\nenv_file = {text:?}\n")).unwrap();
+            let config = Config::load(Some(&named), data.path(), &|_| None, &Overrides::default()).unwrap();
+            assert_eq!(config.agent.env_file, Some(expected));
         }
     }
 

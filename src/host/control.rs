@@ -12,6 +12,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::config::AtStop;
+use super::folder::DataFolder;
+use super::stuck::quoted;
+
 /// The protocol's version.
 pub const PROTOCOL: u32 = 1;
 /// Longest line either way: a status of ten thousand sessions fits.
@@ -20,6 +24,8 @@ const LINE_MAX: u64 = 16 << 20;
 const CLIENTS_MAX: usize = 32;
 /// A client that is silent for so long is cut off.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a daemon may take to answer: longer than the slowest of its answers, the reset of a session on a slow disk.
+pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +69,11 @@ pub enum Request {
         message: String,
     },
     /// Stop the daemon.
-    Shutdown,
+    Shutdown {
+        /// What becomes of containers; none for what the configuration says.
+        #[serde(default)]
+        containers: Option<AtStop>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,6 +99,22 @@ pub enum ControlError {
         /// The data folder.
         data: PathBuf,
     },
+    /// Something listens and cannot be reached.
+    #[error("cannot ask the daemon at {socket}: {source}")]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It took the question, or not even that, and said nothing.
+    #[error("{} does not answer at {socket} within {} s", named(*pid), ANSWER_MAX.as_secs())]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+        /// Its process id, where it is known.
+        pid: Option<u32>,
+    },
     /// The daemon said no.
     #[error("{0}")]
     Refused(String),
@@ -97,11 +123,19 @@ pub enum ControlError {
     Broken(String),
 }
 
+fn named(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "the daemon".into(), |pid| format!("the daemon (process {pid})"))
+}
+
 impl ControlError {
     /// What may be done about it.
     pub fn hint(&self) -> String {
         match self {
-            Self::NoDaemon { data } => format!("start it with `lamplighter run --data {}`", data.display()),
+            Self::NoDaemon { data } => {
+                format!("start it with `lamplighter run --data {}`", quoted(&data.to_string_lossy()))
+            }
+            Self::Unreachable { .. } => "see that the data folder is yours".into(),
+            Self::Silent { .. } => "see whether it is stopped (kill -CONT) or waits for its disk".into(),
             Self::Refused(_) => "`lamplighter status` shows what there is".into(),
             Self::Broken(_) => "see that command and daemon are of the same build".into(),
         }
@@ -201,30 +235,91 @@ fn serve(mut stream: UnixStream, handler: &Handler) -> io::Result<()> {
 ///
 /// # Errors
 /// See [`ControlError`].
-pub fn call(data: &Path, socket: &Path, request: Request) -> Result<Value, ControlError> {
-    let mut stream =
-        UnixStream::connect(socket).map_err(|_| ControlError::NoDaemon { data: data.to_owned() })?;
+pub fn call(data: &DataFolder, request: Request) -> Result<Value, ControlError> {
+    call_within(data, request, ANSWER_MAX)
+}
+
+fn call_within(data: &DataFolder, request: Request, limit: Duration) -> Result<Value, ControlError> {
+    let socket = data.control_socket();
+    let mut stream = connect(&socket, limit).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NoDaemon { data: data.root().to_owned() }
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            ControlError::Silent { socket: socket.clone(), pid: data.holder() }
+        }
+        _ => ControlError::Unreachable { socket: socket.clone(), source },
+    })?;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            ControlError::Silent { socket: socket.clone(), pid: data.holder() }
+        }
+        _ => ControlError::Broken(error.to_string()),
+    };
     let broken = |error: &dyn std::fmt::Display| ControlError::Broken(error.to_string());
     let mut text = serde_json::to_vec(&Line { protocol: PROTOCOL, request }).map_err(|e| broken(&e))?;
     text.push(b'\n');
-    stream.write_all(&text).map_err(|e| broken(&e))?;
+    stream.write_all(&text).map_err(failed)?;
     let mut line = String::new();
-    BufReader::new(stream).take(LINE_MAX).read_line(&mut line).map_err(|e| broken(&e))?;
+    BufReader::new(stream).take(LINE_MAX).read_line(&mut line).map_err(failed)?;
+    if line.is_empty() {
+        return Err(ControlError::Broken("it closed the connection".into()));
+    }
     match serde_json::from_str(&line).map_err(|e| broken(&e))? {
         Answer::Ok(value) => Ok(value),
         Answer::Error(reason) => Err(ControlError::Refused(reason)),
     }
 }
 
+/// Connects with a limit for everything: a daemon that does not accept lets a plain connect wait for ever.
+fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let kind = SocketType::STREAM;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    for timeout in [Timeout::Send, Timeout::Recv] {
+        set_socket_timeout(&socket, timeout, Some(limit))?;
+    }
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::clock::OsClock;
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_given_up_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::prepare(folder.path(), &OsClock).unwrap();
+        let _lock = data.lock().unwrap();
+        let listener = UnixListener::bind(data.control_socket()).unwrap();
+        let ask = || call_within(&data, Request::Status, Duration::from_millis(20)).unwrap_err();
+        let error = ask().to_string();
+        let own = format!("(process {})", std::process::id());
+        assert!(error.contains(&own) && error.contains("run/control.sock"), "{error}");
+        // Nobody accepts: at some number of them a connect waits, too.
+        let waiting: Vec<_> = (0..5_000)
+            .map_while(|_| connect(&data.control_socket(), Duration::from_millis(1)).ok())
+            .collect();
+        assert!(waiting.len() < 5_000);
+        assert!(matches!(ask(), ControlError::Silent { .. }));
+        drop((waiting, listener));
+        assert!(matches!(ask(), ControlError::NoDaemon { .. }));
+        std::fs::remove_file(data.control_socket()).unwrap();
+        std::fs::create_dir(data.control_socket()).unwrap();
+        std::fs::remove_dir(data.control_socket()).unwrap();
+        std::os::unix::fs::symlink(data.control_socket(), data.control_socket()).unwrap();
+        assert!(matches!(ask(), ControlError::Unreachable { .. }), "a link to itself");
+    }
 
     #[test]
     fn a_request_is_answered_and_a_missing_daemon_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control.sock");
-        let ask = || call(folder.path(), &path, Request::MessageDrop { message: "m".into() });
+        let data = DataFolder::prepare(folder.path(), &OsClock).unwrap();
+        let path = data.control_socket();
+        let ask = || call(&data, Request::MessageDrop { message: "m".into() });
         assert!(matches!(ask(), Err(ControlError::NoDaemon { .. })));
         let handler: Handler = Arc::new(|request| match request {
             Request::MessageDrop { message } => Err(format!("no message {message}")),
@@ -232,7 +327,7 @@ mod tests {
         });
         let server = ControlServer::start(&path, handler).unwrap();
         assert!(matches!(ask(), Err(ControlError::Refused(reason)) if reason == "no message m"));
-        assert_eq!(call(folder.path(), &path, Request::Status).unwrap(), Value::Null);
+        assert_eq!(call(&data, Request::Status).unwrap(), Value::Null);
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(b"{}\n").unwrap();
         let mut line = String::new();

@@ -2,12 +2,16 @@
 //!
 //! Invariant: pure; the same rows give the same facts.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::base::{Attempt, Ms, RecordNo, SessionNo};
+use crate::base::{Attempt, MessageNo, Ms, RecordNo, SessionNo};
+use crate::channels::content::Question;
 use crate::machine::input::{
-    Ack, AckFound, Due, Fact, OutKind, OutRow, PendingRow, Reading, Rows, TextFacts, Tool, Unreadable,
+    Ack, AckFound, Due, Fact, Line, OutKind, OutRow, PendingRow, QuestionFacts, Reading, Rows, TextFacts,
+    Tool, Unreadable,
 };
 use crate::machine::state::State;
 use crate::session::host_side::{self, Cause, Row};
@@ -44,14 +48,43 @@ pub fn of_content(content: &str, seed: u64) -> (TextFacts, String) {
     (TextFacts { attachments, ..of_text(text, seed) }, text.to_owned())
 }
 
+/// What a question is matched with: the first line of a text.
+pub fn of_line(text: &str, seed: u64) -> Line {
+    let line = text.trim_start().lines().next().unwrap_or_default().trim();
+    // Only plain digits: what merely reads as a number ("+2") is a text.
+    let number = line.bytes().all(|b| b.is_ascii_digit()).then(|| line.parse().ok()).flatten();
+    Line { number, digest: of_label(line, seed) }
+}
+
+/// Keyed digest of a label: the same for what differs in case and in space around it.
+fn of_label(label: &str, seed: u64) -> u64 {
+    xxh3_64_with_seed(label.trim().to_lowercase().as_bytes(), seed)
+}
+
+fn of_question(json: &Value, seed: u64) -> OutKind {
+    match Question::parse(json) {
+        Ok(it) => OutKind::Question(QuestionFacts {
+            labels: it.options.iter().map(|choice| of_label(&choice.label, seed)).collect(),
+            question: it.id,
+            timeout: it.timeout,
+        }),
+        Err(why) => OutKind::Malformed(why),
+    }
+}
+
+/// What a row of messages_out is called; one without an id that can be read, by its place.
+pub fn id_of(row: &Row) -> String {
+    row.id().map_or_else(|| format!("row-{}", row.rowid()), str::to_owned)
+}
+
 /// One row of messages_out without its text.
 pub fn of_row(row: &Row, seed: u64) -> OutRow {
     match row {
         Row::Message(row) => of_message(row, seed),
-        Row::Malformed(row) => OutRow {
-            rowid: row.rowid,
-            id: row.id.clone().unwrap_or_else(|| format!("row-{}", row.rowid)),
-            kind: OutKind::Malformed(row.why.clone()),
+        Row::Malformed(malformed) => OutRow {
+            rowid: malformed.rowid,
+            id: id_of(row),
+            kind: OutKind::Malformed(malformed.why.clone()),
             to: rows::Address::default(),
             in_reply_to: None,
             not_before: None,
@@ -69,7 +102,10 @@ fn of_message(row: &OutboundRow, seed: u64) -> OutRow {
             let action = content.get("action").and_then(Value::as_str).unwrap_or("");
             OutKind::System(action.chars().take(64).collect())
         }
-        ("chat" | "chat-sdk", Some(_)) => OutKind::Message,
+        ("chat" | "chat-sdk", Some(content)) => {
+            let asks = content.get("type").and_then(Value::as_str) == Some("ask_question");
+            if asks { of_question(content, seed) } else { OutKind::Message }
+        }
         (_, None) => OutKind::Malformed("its content is not a JSON object".into()),
         (other, Some(_)) => OutKind::Malformed(format!("unknown kind {other:?}")),
     };
@@ -128,11 +164,11 @@ pub fn of_reading(
             known.inbox.iter().filter_map(|&no| Some((no, state.inbound(no)?.id.as_str()))).collect()
         })
         .unwrap_or_default();
-    let number = |id: &str| open.iter().find(|(_, known)| *known == id).map(|(no, _)| *no);
-    let acks = open
-        .iter()
-        .map(|&(no, id)| (no, reading.acks.iter().find(|ack| ack.message_id == id).map(of_ack)))
-        .collect();
+    let numbers: BTreeMap<&str, MessageNo> = open.iter().map(|&(no, id)| (id, no)).collect();
+    let number = |id: &str| numbers.get(id).copied();
+    let found: BTreeMap<&str, &rows::Ack> =
+        reading.acks.iter().map(|ack| (ack.message_id.as_str(), ack)).collect();
+    let acks = open.iter().map(|&(no, id)| (no, found.get(id).copied().map(of_ack))).collect();
     let facts = reading.facts.iter().filter_map(|fact| of_fact(&fact.key, &fact.value, &number)).collect();
     let tool = reading.tool.as_ref().map(|tool| Tool {
         mark: xxh3_64(format!("{}\0{:?}", tool.name, tool.started_at).as_bytes()),
@@ -151,7 +187,7 @@ fn of_ack(ack: &rows::Ack) -> AckFound {
     AckFound { status, mark: xxh3_64(format!("{}\0{}", ack.rowid, ack.status_changed).as_bytes()) }
 }
 
-fn of_fact(key: &str, value: &str, number: &dyn Fn(&str) -> Option<crate::base::MessageNo>) -> Option<Fact> {
+fn of_fact(key: &str, value: &str, number: &dyn Fn(&str) -> Option<MessageNo>) -> Option<Fact> {
     if key == FACT_ATTEMPT {
         let attempt: RecordNo = value.trim_matches('"').parse().ok()?;
         return Some(Fact::Attempt(Attempt(attempt.0)));
@@ -164,12 +200,14 @@ fn of_fact(key: &str, value: &str, number: &dyn Fn(&str) -> Option<crate::base::
         return Some(Fact::Wait { until: timestamp::parse(text("until")?)? });
     }
     if let Some(id) = key.strip_prefix(FACT_RELEASE_PREFIX) {
-        return Some(Fact::Released {
-            message: number(id)?,
-            blameless: text("class") == Some("stopped"),
-            reason: reason(),
-            not_before: text("not_before").and_then(timestamp::parse),
-            mark: xxh3_64(value.as_bytes()),
+        let (message, reason, mark) = (number(id)?, reason(), xxh3_64(value.as_bytes()));
+        let not_before = text("not_before").and_then(timestamp::parse);
+        return Some(match text("class") {
+            Some("transient") => Fact::Missed { message, reason, not_before, mark },
+            class => {
+                let blameless = class == Some("stopped");
+                Fact::Released { message, blameless, reason, not_before, mark }
+            }
         });
     }
     let id = key.strip_prefix(FACT_FAILED_PREFIX)?;
@@ -178,7 +216,8 @@ fn of_fact(key: &str, value: &str, number: &dyn Fn(&str) -> Option<crate::base::
 
 fn of_cause(cause: &Cause) -> Unreadable {
     match cause {
-        Cause::Busy | Cause::Replaced | Cause::Slow => Unreadable::Busy,
+        Cause::Busy | Cause::Replaced | Cause::OwnerNotKnown => Unreadable::Busy,
+        Cause::Slow => Unreadable::Slow,
         Cause::HotJournal => Unreadable::HotJournal,
         Cause::Missing => Unreadable::Missing,
         Cause::NotAFile { .. }
@@ -218,6 +257,22 @@ mod tests {
     }
 
     #[test]
+    fn a_question_is_matched_by_number_and_by_label_in_any_case() {
+        let content =
+            r#"{"type":"ask_question","questionId":"q","options":[{"label":" Ja! ","value":"y"},"Nein"]}"#;
+        let OutKind::Question(facts) = of_row(&row("chat-sdk", content), 7).kind else { panic!() };
+        assert_eq!(facts.labels, [of_line("\n  JA!  \nand more", 7).digest, of_line("nein", 7).digest]);
+        assert_ne!(facts.labels[0], of_line("ja!", 8).digest, "the key is part of it");
+        let number = |text: &str| of_line(text, 7).number;
+        assert_eq!(
+            (number(" 2 \nbecause"), number("12"), number("+2"), number("")),
+            (Some(2), Some(12), None, None)
+        );
+        let broken = r#"{"type":"ask_question","questionId":"q"}"#;
+        assert!(matches!(of_row(&row("chat-sdk", broken), 7).kind, OutKind::Malformed(_)));
+    }
+
+    #[test]
     fn a_command_is_its_first_word_in_lower_case() {
         assert_eq!(of_text("  /Clear all", 0).command.as_deref(), Some("/clear"));
         assert_eq!(of_text("no /command", 0).command, None);
@@ -231,5 +286,19 @@ mod tests {
         let attempt = of_fact(FACT_ATTEMPT, "3.7", &none);
         assert_eq!(attempt, Some(Fact::Attempt(Attempt((3 << 32) | 7))));
         assert_eq!(of_fact("lamplighter.wait", "not json", &none), None);
+    }
+
+    #[test]
+    fn only_a_service_that_is_away_and_a_stop_use_up_no_try() {
+        let one = |_: &str| Some(MessageNo(1));
+        let of = |class: &str| {
+            let fact = format!(r#"{{"class":"{class}","reason":"r"}}"#);
+            of_fact("lamplighter.release.m1", &fact, &one).unwrap()
+        };
+        assert!(matches!(of("transient"), Fact::Missed { .. }));
+        assert!(matches!(of("stopped"), Fact::Released { blameless: true, .. }));
+        for counted in ["crashed", "session-invalid", "what a later runner says"] {
+            assert!(matches!(of(counted), Fact::Released { blameless: false, .. }), "{counted}");
+        }
     }
 }

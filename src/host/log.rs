@@ -25,23 +25,24 @@ pub fn root(config: &LogConfig) -> Logger {
         Format::Terminal => {
             let decorator = slog_term::TermDecorator::new().stderr().build();
             let drain = slog_term::CompactFormat::new(decorator).build();
-            Logger::root(behind_a_queue(LevelFilter::new(drain, level)), o!())
+            Logger::root(behind_a_queue(drain, level), o!())
         }
         Format::Json => {
             let drain = Mutex::new(slog_json::Json::default(std::io::stderr()));
-            Logger::root(behind_a_queue(LevelFilter::new(drain, level)), values)
+            Logger::root(behind_a_queue(drain, level), values)
         }
     }
 }
 
-fn behind_a_queue<D>(drain: D) -> impl Drain<Ok = (), Err = slog::Never>
+fn behind_a_queue<D>(drain: D, level: SlogLevel) -> impl Drain<Ok = (), Err = slog::Never>
 where
     D: Drain + Send + 'static,
 {
     // Fused drains panic where a write fails, and the one behind the queue would do so in whoever logs next.
-    slog_async::Async::new(drain.ignore_res())
+    let queue = slog_async::Async::new(drain.ignore_res())
         .chan_size(WAITING_MAX)
         .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
-        .build()
-        .ignore_res()
+        .build();
+    // Before the queue: what is not wanted must not take the place of what is.
+    LevelFilter::new(queue, level).ignore_res()
 }

@@ -1,19 +1,14 @@
 //! What operators ask for, resolved: names become numbers, ids become rows.
-
-use std::collections::BTreeSet;
+//!
+//! Invariant: no file is opened here; what only a file knows is a search, which is made beside the loop.
 
 use super::control::Request;
-use super::facts;
 use super::folder::DataFolder;
-use crate::base::{SessionName, SessionNo};
-use crate::machine::input::{Ask, Due, PendingRow};
-use crate::machine::state::State;
-use crate::session::SessionFolder;
-use crate::session::host_side::{Guard, InboundWriter, OutboundReader, ReadAsk};
-use crate::session::rows::NewInbound;
-
-/// Rows of one page when a message is looked for in a session's outbound.db.
-const PAGE: usize = 256;
+use super::lookups::{Search, Wanted};
+use crate::base::{MessageNo, SessionNo};
+use crate::machine::input::Ask;
+use crate::machine::state::{Source, State};
+use crate::session::host_side::Guard;
 
 /// The session of a name: `group/session`, the session's own name, or its number as status shows it.
 ///
@@ -29,99 +24,143 @@ pub fn find_session(state: &State, text: &str) -> Result<SessionNo, String> {
     }
 }
 
-/// The question to the machine.
+/// What is to be done about a request.
+#[derive(Debug)]
+pub enum Question {
+    /// To ask the machine.
+    Ask(Ask),
+    /// To look for the message first.
+    Search(Search),
+}
+
+/// What is to be done about a request.
 ///
 /// # Errors
-/// When what it names cannot be found.
-pub fn ask_of(state: &State, data: &DataFolder, request: Request) -> Result<Ask, String> {
+/// When what it names is not known.
+pub fn question_of(
+    state: &State,
+    data: &DataFolder,
+    guard: Guard,
+    request: Request,
+) -> Result<Question, String> {
+    let search = |wanted, first| Question::Search(search(state, data, guard, wanted, first));
     match request {
-        Request::SessionStop { session } => find_session(state, &session).map(Ask::StopSession),
-        Request::SessionStart { session } => find_session(state, &session).map(Ask::StartSession),
-        Request::SessionReset { session } => find_session(state, &session).map(Ask::ResetSession),
+        Request::SessionStop { session } => {
+            find_session(state, &session).map(|no| Question::Ask(Ask::StopSession(no)))
+        }
+        Request::SessionStart { session } => {
+            find_session(state, &session).map(|no| Question::Ask(Ask::StartSession(no)))
+        }
+        Request::SessionReset { session } => {
+            find_session(state, &session).map(|no| Question::Ask(Ask::ResetSession(no)))
+        }
         Request::MessageRetry { message } => {
-            let (session, row) = find_inbound(state, data, &message)?;
-            Ok(Ask::RetryMessage { session, row: pending(row) })
+            let first = open_inbound(state, &message);
+            let suffixed = format!("{message}:{}", state.directory().group);
+            Ok(search(Wanted::Inbound([message, suffixed]), first))
         }
         Request::MessageDrop { message } => {
-            let session = find_open(state, &message)?;
-            Ok(Ask::DropMessage { session, id: full_id(state, session, &message) })
+            let (session, id) = find_open(state, &message)?;
+            Ok(Question::Ask(Ask::DropMessage { session, id }))
         }
-        Request::MessageResend { message } => find_outbound(state, data, &message),
-        Request::Status | Request::SessionShow { .. } | Request::Shutdown => {
+        Request::MessageResend { message } => {
+            let (id, first) = match row_of_number(state, &message) {
+                Some((session, id)) => (id, Some(session)),
+                None => {
+                    let first = open_outbound(state, &message);
+                    (message, first)
+                }
+            };
+            Ok(search(Wanted::Outbound(id), first))
+        }
+        Request::Status | Request::SessionShow { .. } | Request::Shutdown { .. } => {
             Err("this is not a question to the machine".into())
         }
     }
+}
+
+/// Through all sessions: first the one that is known to have it, last those that could not be read when last tried.
+fn search(
+    state: &State,
+    data: &DataFolder,
+    guard: Guard,
+    wanted: Wanted,
+    first: Option<SessionNo>,
+) -> Search {
+    let mut order: Vec<_> = state.sessions().iter().collect();
+    order.sort_by_key(|(no, session)| (first != Some(**no), session.trouble.is_some()));
+    let place = |(no, session): (&SessionNo, &crate::machine::state::Session)| {
+        (*no, session.name.clone(), data.session(&session.name))
+    };
+    let places = order.into_iter().map(|(no, session)| place((no, session))).collect();
+    Search { wanted, places, seed: data.installation(), guard }
 }
 
 fn same(state: &State, id: &str, text: &str) -> bool {
     id == text || id.strip_suffix(&format!(":{}", state.directory().group)) == Some(text)
 }
 
-fn full_id(state: &State, session: SessionNo, text: &str) -> String {
-    let known = state.session(session);
-    known
-        .and_then(|s| s.inbox.iter().find_map(|no| state.inbound(*no).filter(|m| same(state, &m.id, text))))
-        .map_or_else(|| text.to_owned(), |message| message.id.clone())
-}
-
-fn find_open(state: &State, text: &str) -> Result<SessionNo, String> {
-    let inbound = state.inbounds().values().find(|m| same(state, &m.id, text)).map(|m| m.session);
-    let outbound = || {
-        state.outbounds().values().find_map(|m| match &m.source {
-            crate::machine::state::Source::Row { id, .. } if id == text => Some(m.session),
-            _ => None,
-        })
-    };
-    inbound.or_else(outbound).ok_or_else(|| format!("no open message has the id {text:?}"))
-}
-
-fn find_inbound(state: &State, data: &DataFolder, text: &str) -> Result<(SessionNo, NewInbound), String> {
-    let suffixed = format!("{text}:{}", state.directory().group);
-    for (&no, session) in state.sessions() {
-        let Ok(writer) = InboundWriter::open(&SessionFolder::nested(data.session(&session.name))) else {
-            continue;
+/// The open message of a text: an inbound one's id, or any one's number as status shows it, or else the id of an
+/// outbound row. That one is last, because a container chooses it and could give it another message's name.
+fn find_open(state: &State, text: &str) -> Result<(SessionNo, String), String> {
+    let number = number_of(text);
+    let by_id = state.inbounds().iter().find(|(_, message)| same(state, &message.id, text));
+    if let Some((&no, message)) = by_id {
+        let other = number.filter(|&number| number != no && is_open(state, number));
+        return match other {
+            None => Ok((message.session, message.id.clone())),
+            Some(number) => Err(format!(
+                "{text} is the id of an inbound message and the number of another one; name the first as {:?}, and \
+                 the other as `lamplighter session show` has it when the first is settled ({number})",
+                message.id
+            )),
         };
-        for id in [text, suffixed.as_str()] {
-            if let Some(row) = writer.message(id).map_err(|error| error.to_string())? {
-                return Ok((no, row));
-            }
+    }
+    if let Some(number) = number {
+        if let Some(message) = state.inbound(number) {
+            return Ok((message.session, message.id.clone()));
+        }
+        if let Some(message) = state.outbound(number) {
+            return match &message.source {
+                Source::Row { id, .. } => Ok((message.session, id.clone())),
+                Source::Notice(_) => Err(format!("{text} is the host's own notice, which needs no dropping")),
+            };
         }
     }
-    Err(format!("no inbound message has the id {text:?}"))
+    let row = state.outbounds().values().find_map(|message| match &message.source {
+        Source::Row { id, .. } if id == text => Some((message.session, id.clone())),
+        _ => None,
+    });
+    row.ok_or_else(|| format!("no open message has the id or number {text:?}"))
 }
 
-fn pending(row: NewInbound) -> PendingRow {
-    PendingRow { id: row.id, seq: None, trigger: row.trigger, tries: 0, due: Due::Now, origin: row.address }
+/// The number that a text is, written as status shows it.
+fn number_of(text: &str) -> Option<MessageNo> {
+    let digits = text.strip_prefix('m')?;
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| plain).map(MessageNo)
 }
 
-fn find_outbound(state: &State, data: &DataFolder, text: &str) -> Result<Ask, String> {
-    for (&no, session) in state.sessions() {
-        let folder = SessionFolder::nested(data.session(&session.name));
-        let mut reader = OutboundReader::new(session.name.clone(), &folder, Guard::default());
-        let mut cursor = None;
-        loop {
-            let ask = ReadAsk { cursor: cursor.as_ref(), ids: &[], max_rows: PAGE, max_bytes: 1 << 20 };
-            // A session that cannot be read now is not the one, or cannot be sent from now.
-            let Ok(reading) = reader.read(&ask) else { break };
-            if let Some(row) = reading.rows.iter().find(|row| row.id() == Some(text)) {
-                return Ok(Ask::ResendMessage { session: no, row: facts::of_row(row, data.installation()) });
-            }
-            if !reading.more {
-                break;
-            }
-            cursor = reading.cursor;
-        }
+fn is_open(state: &State, no: MessageNo) -> bool {
+    state.inbound(no).is_some() || state.outbound(no).is_some()
+}
+
+/// The row id of an open outbound message that is named by its number.
+fn row_of_number(state: &State, text: &str) -> Option<(SessionNo, String)> {
+    let message = state.outbound(number_of(text)?)?;
+    match &message.source {
+        Source::Row { id, .. } => Some((message.session, id.clone())),
+        Source::Notice(_) => None,
     }
-    Err(format!("no outbound message has the id {text:?}"))
 }
 
-/// Which of these outbound messages have a `delivered` row.
-///
-/// # Errors
-/// When inbound.db cannot be read.
-pub fn delivered(data: &DataFolder, name: &SessionName, ids: &[&str]) -> Result<BTreeSet<String>, String> {
-    let writer =
-        InboundWriter::open(&SessionFolder::nested(data.session(name))).map_err(|error| error.to_string())?;
-    let rows = writer.delivered(ids).map_err(|error| error.to_string())?;
-    Ok(rows.into_iter().map(|row| row.message_out_id).collect())
+fn open_inbound(state: &State, text: &str) -> Option<SessionNo> {
+    state.inbounds().values().find(|m| same(state, &m.id, text)).map(|m| m.session)
+}
+
+fn open_outbound(state: &State, text: &str) -> Option<SessionNo> {
+    state.outbounds().values().find_map(|m| match &m.source {
+        Source::Row { id, .. } if id == text => Some(m.session),
+        _ => None,
+    })
 }

@@ -1,53 +1,57 @@
 //! Start-up, in an order that a crash at any point cannot break: lock, boot number, journal, hot inbound journals,
 //! what still runs, sessions as they are on disk, and only then channels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Sender, unbounded};
-use slog::{Logger, info, warn};
+use slog::{Logger, error, info, warn};
 
+use super::asking::{self, Verdict};
 use super::config::{Config, RuntimeKind, SyncMode};
 use super::control::{ControlServer, Handler};
 use super::daemon::{Daemon, Ended, Parts};
-use super::event::Event;
+use super::ear::Ear;
+use super::ends::Ends;
+use super::event::{Event, container_sink};
 use super::folder::{DataFolder, FolderError};
-use super::perform::{Performer, send};
+use super::found::{self, Found};
+use super::perform::{Performer, guard, send};
 use super::space::{self, Space};
 use super::unchanged::Unchanged;
-use super::{agent, facts, operator};
-use crate::base::{At, BootNo, Clock, Ms, OsDisk, RecordNo, SessionName, SessionNo, Wall};
-use crate::channels::Channel;
-use crate::channels::chat::Chat;
-use crate::containers::Containers;
-use crate::containers::process::Processes;
+use super::{agent, doctor, takeover};
+use crate::base::{At, BootNo, Clock, Disk, Ms, OsDisk, Private, RecordNo, SessionName, SessionNo, Wall};
+use crate::channels;
+use crate::containers::docker::body::NANOCLAW_RUNNER;
+use crate::containers::docker::endpoint::{self, EndpointError};
+use crate::containers::docker::settings::{Image, Settings};
+use crate::containers::docker::{Docker, DockerError};
+use crate::containers::process::{Launch, Processes};
+use crate::containers::program::{self, Missing};
+use crate::containers::{self, Containers, Stock};
 use crate::journal::boot::{self, BootError};
 use crate::journal::record::{RecordError, check_schemas};
 use crate::journal::recovery::{self, RecoverError};
 use crate::journal::retention::{Dropped, Keep, Retention};
 use crate::journal::segment::Header;
+use crate::journal::wire::causes::Causes;
 use crate::journal::wire::digest::Digests;
 use crate::journal::wire::recorder::Recorder;
 use crate::journal::wire::snapshot::encode_snapshot;
 use crate::journal::writer::{Journal, JournalError, Sync};
 use crate::machine::Machine;
-use crate::machine::input::{Booted, Input, PendingRow, SessionFound};
+use crate::machine::input::{Booted, Input};
 use crate::machine::state::{Source, State};
-use crate::reactor::{self, Reactor, SqliteSource};
+use crate::reactor::{self, Mount, Reactor, SqliteSource};
 use crate::replay;
-use crate::session::SessionFolder;
-use crate::session::host_side::{InboundWriter, install_guards};
-use crate::session::rows::Address;
+use crate::session::host_side::{GuardError, install_guards};
 
-/// Pending rows read in one page at start.
+/// Sessions that one turn of the start takes.
 const PAGE: usize = 1_000;
-/// Pending rows of one session that the machine takes at start; the rest is adopted when the daemon starts again. The
-/// same bound as for arrivals.
-const PENDING_MAX: usize = crate::machine::policy::INBOX_MAX as usize;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,20 +74,47 @@ pub enum StartError {
     /// This build cannot read all that builds before it wrote.
     #[error("this build has a gap among the journal's versions: {0}")]
     Schemas(#[from] RecordError),
+    /// SQLite is not as session files need it.
+    #[error(transparent)]
+    Guards(#[from] GuardError),
     /// The agent's environment.
     #[error(transparent)]
     Env(#[from] agent::EnvError),
     /// The reactor.
     #[error(transparent)]
     Reactor(#[from] reactor::StartError),
-    /// A runtime that this build does not have.
-    #[error("this build has no docker runtime yet")]
-    NoDocker,
+    /// The engine of containers.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+    /// Where it listens.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// An image is configured, so none is made of the runner.
+    #[error("runtime.docker.image names {name}, so no image is made of the runner")]
+    OtherImage {
+        /// The image.
+        name: String,
+    },
+    /// What is named as a checkout of NanoClaw is none.
+    #[error("runtime.docker.nanoclaw names no checkout of NanoClaw: there is no {path}")]
+    NoCheckout {
+        /// What is missing.
+        path: PathBuf,
+    },
     /// The runner is not where it is looked for.
     #[error("no runner at {path}")]
     NoRunner {
         /// Where it was looked for.
         path: PathBuf,
+    },
+    /// The program that the configuration names as a runner is not there.
+    #[error("runtime.process.command: {0}")]
+    NoProgram(#[from] Missing),
+    /// The runner cannot do anything with what is configured for the agent.
+    #[error("the runner does not take what is configured in [agent]: {reason}")]
+    Agent {
+        /// Its own words.
+        reason: String,
     },
     /// The operating system refused.
     #[error("cannot {doing}: {source}")]
@@ -99,25 +130,39 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Whether it is for want of an engine that can be used.
+    pub fn is_engine_away(&self) -> bool {
+        matches!(self, Self::Docker(DockerError::Engine(_)))
+    }
+
     /// What may be done about it.
     pub fn hint(&self) -> String {
         match self {
-            Self::Folder(error) => error.hint().into(),
+            Self::Folder(error) => error.hint(),
             Self::Boot(error) => error.hint().into(),
             Self::Recover(error) => error.hint().into(),
             Self::Journal(error) | Self::Ended(Ended::Journal(error)) => error.hint(),
-            Self::Replay(_) | Self::Ended(_) => {
+            Self::Replay(error) => error.hint().into(),
+            Self::Ended(_) => {
                 "see that the journal folder is the daemon's own and that the disk has space".into()
             }
             Self::Schemas(error) => error.hint().into(),
+            Self::Guards(error) => error.hint().into(),
             Self::Env(_) => "write one KEY=VALUE a line".into(),
             Self::Reactor(_) => "raise the limit that it names".into(),
-            Self::NoDocker => "use --runtime process".into(),
+            Self::Docker(error) => error.hint().into(),
+            Self::NoCheckout { .. } => {
+                "name a checkout, or leave the key out where the image has the runner at /app/src".into()
+            }
+            Self::OtherImage { .. } => "build it with container/build.sh, or leave runtime.docker.image out".into(),
+            Self::Endpoint(error) => error.hint().into(),
             Self::NoRunner { .. } => {
                 "build it with `cargo build -p lamplighter-runner`, put it beside the daemon, or set [runtime.process] \
                  command"
                     .into()
             }
+            Self::NoProgram(_) => "name a program that is there, with its whole path where it is not in PATH".into(),
+            Self::Agent { .. } => "correct it in lamplighter.toml; docs/RUNNER.md has the settings of providers".into(),
             Self::Io { .. } => "see that the data folder is yours and has space".into(),
         }
     }
@@ -125,6 +170,11 @@ impl StartError {
 
 fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
     move |source| StartError::Io { doing, source }
+}
+
+/// An error with the place where it happened, which the system leaves out.
+fn placed(path: &Path, error: std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// A daemon that has started.
@@ -150,11 +200,21 @@ pub fn start(
     clock: Arc<dyn Clock>,
     build: String,
 ) -> Result<Started, StartError> {
-    let source = space::Source::of(data.root());
-    start_with(data, config, log, clock, build, source)
+    let space = space::Source::of(data.root());
+    start_with(data, config, log, build, Ports { clock, disk: Arc::new(OsDisk), space })
 }
 
-/// As [`start`], with another source of what is known about free space.
+/// What the daemon knows of the machine that it runs on.
+pub struct Ports {
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The disk that the journal is written to.
+    pub disk: Arc<dyn Disk>,
+    /// How much of it is free.
+    pub space: space::Source,
+}
+
+/// As [`start`], on other ports.
 ///
 /// # Errors
 /// See [`start`].
@@ -162,36 +222,43 @@ pub fn start_with(
     data: DataFolder,
     config: Config,
     log: &Logger,
-    clock: Arc<dyn Clock>,
     build: String,
-    source: space::Source,
+    ports: Ports,
 ) -> Result<Started, StartError> {
+    let Ports { clock, disk, space: source } = ports;
     check_schemas()?;
     // Before any other thread uses SQLite.
-    install_guards();
+    install_guards()?;
     let config = Arc::new(config);
     let env = agent::environment(&config.agent, &|name| std::env::var(name).ok())?;
     let lock = data.lock()?;
+    for path in doctor::remove_left(data.root()) {
+        warn!(log, "removed a folder that a killed doctor had left"; "path" => %path.display());
+    }
+    check_agent(&config, &data, &env, log)?;
     let boot = boot::raise(&OsDisk, &data.journal())?;
-    let (machine, digests, at, downtime) = load(&data, log, &*clock)?;
+    let Past { machine, digests, causes, at, downtime } = load(&data, log, &*clock)?;
     let unchanged = Unchanged::take(&data, machine.state());
 
+    // Bounded by what each sender can have outstanding: see [`Event`].
     let (events, news) = unbounded();
-    let containers = runtime(&config, &data, &events)?;
-    let reactor = start_reactor(&config, &data, &events)?;
+    let ends = Arc::new(Ends::default());
+    let (containers, mount, stock) =
+        runtime(&config, &data, container_sink(events.clone(), log.clone(), Arc::clone(&ends)))?;
+    let reactor = start_reactor(&config, &data, &events, &containers, mount)?;
     let mode = match config.journal.sync {
         SyncMode::Group => Sync::Group,
         SyncMode::Always => Sync::Always,
         SyncMode::None => Sync::None,
     };
-    let recorder = Recorder::with(digests);
+    let recorder = Recorder::with(digests, causes);
     let first = RecordNo::first_of(boot);
     let synced = events.clone();
     let mut journal = Journal::begin(
-        Arc::new(OsDisk),
+        disk,
         &data.journal(),
         &Header::new(data.installation(), first, &build),
-        &encode_snapshot(machine.state(), recorder.root()),
+        &encode_snapshot(&machine.state().to_parts(), recorder.root(), recorder.causes()),
         mode,
         Box::new(move |told| send(&synced, Event::Synced(told))),
     )?;
@@ -205,6 +272,7 @@ pub fn start_with(
         reactor,
         Arc::clone(&containers),
         env,
+        ends,
     )
     .map_err(io("start a thread"))?;
     let space = Space::start(source, config.limits.disk_reserve, data.root(), log.clone())
@@ -223,23 +291,42 @@ pub fn start_with(
         at,
     });
     let offset = clock.wall().0 - at.0;
-    boot_inputs(&mut daemon, &data, &config, log, boot, build, offset, downtime, &*containers, &unchanged)?;
+    boot_inputs(
+        &mut daemon,
+        &data,
+        &config,
+        log,
+        boot,
+        build,
+        offset,
+        downtime,
+        &*containers,
+        stock,
+        &unchanged,
+    )?;
     let control = start_control(&data, &events)?;
-    let chat_events = events.clone();
-    let sink = Arc::new(move |event| send(&chat_events, Event::Channel(event)));
-    let chat = Chat::start(&data.chat_socket(), clock, sink).map_err(io("listen on the chat socket"))?;
-    let chat: Arc<dyn Channel> = Arc::new(chat);
-    daemon.performer().add_channel(chat);
+    let news = events.clone();
+    let sink = Arc::new(move |event| send(&news, Event::Channel(event)));
+    let with = channels::Start { chat_socket: &data.chat_socket(), clock, sink };
+    let started = channels::start_all(&with)
+        .map_err(|(doing, source)| StartError::Io { doing, source: placed(&data.run(), source) })?;
+    started.into_iter().for_each(|channel| daemon.performer().add_channel(channel));
     info!(log, "ready"; "data" => %data.root().display(), "boot" => boot.0, "runtime" => containers.name());
     Ok(Started { daemon, events, control, lock })
 }
 
+/// What the journal says of the time before this boot.
+struct Past {
+    machine: Machine,
+    digests: Digests,
+    causes: Causes,
+    /// Machine time now.
+    at: At,
+    downtime: Ms,
+}
+
 /// The machine as the journal left it, and machine time now.
-fn load(
-    data: &DataFolder,
-    log: &Logger,
-    clock: &dyn Clock,
-) -> Result<(Machine, Digests, At, Ms), StartError> {
+fn load(data: &DataFolder, log: &Logger, clock: &dyn Clock) -> Result<Past, StartError> {
     let recovered = recovery::recover(&OsDisk, &data.journal())?;
     if let Some(cut) = &recovered.cut {
         warn!(log, "cut the journal's tail, which was not durable yet";
@@ -251,7 +338,7 @@ fn load(
     let Some(loaded) = replay::load(&data.journal())? else {
         let machine = Machine::default();
         let digests = Digests::of(machine.state());
-        return Ok((machine, digests, At(0), Ms(0)));
+        return Ok(Past { machine, digests, causes: Causes::default(), at: At(0), downtime: Ms(0) });
     };
     if let Some(divergence) = &loaded.divergence {
         warn!(log, "the journal replays differently in this build; the session files decide"; "first" => %divergence);
@@ -260,7 +347,7 @@ fn load(
     // A clock that was set back in between makes no negative downtime.
     let downtime = Ms(u64::try_from((now - loaded.last_wall.0).max(0) / 1_000).unwrap_or(0));
     let at = loaded.last_at + downtime;
-    Ok((loaded.machine, loaded.digests, at, downtime))
+    Ok(Past { machine: loaded.machine, digests: loaded.digests, causes: loaded.causes, at, downtime })
 }
 
 /// What of the journal is kept, and what is said about it.
@@ -289,42 +376,152 @@ fn retention(config: &Config, clock: Arc<dyn Clock>, log: Logger) -> Retention {
 fn runtime(
     config: &Config,
     data: &DataFolder,
-    events: &Sender<Event>,
-) -> Result<Arc<dyn Containers>, StartError> {
+    sink: containers::Sink,
+) -> Result<(Arc<dyn Containers>, Mount, Stock), StartError> {
+    let mount = Mount::of(data.root());
     match config.runtime.kind {
-        RuntimeKind::Docker => Err(StartError::NoDocker),
+        RuntimeKind::Docker => {
+            let ear = Arc::new(Mutex::new(None));
+            let listener = Arc::clone(&ear);
+            let ready = move |folder: &Path| *lock(&listener) = Ear::at(folder).ok();
+            let docker = Docker::start(docker_settings(config, data)?, sink, Box::new(ready))?;
+            let stock = docker.list().map_err(|error| match error.downcast::<DockerError>() {
+                Ok(error) => StartError::Docker(error),
+                Err(error) => io("list what still runs")(error),
+            })?;
+            // What cannot be watched at all is told by the reactor, and what an engine that is away now would have told
+            // is learned by it.
+            let ear = lock(&ear).take().filter(|_| docker.is_owner_proved());
+            let unheard = ear.is_some_and(|ear| ear.hear().is_none());
+            let mount = if mount.is_local() && unheard { Mount::NoEvents } else { mount };
+            Ok((Arc::new(docker), mount, stock))
+        }
         RuntimeKind::Process => {
-            let command = process_command(config)?;
-            let events = events.clone();
-            let sink = Arc::new(move |event| send(&events, Event::Container(event)));
+            let launch = process_launch(config)?;
             let runtime =
-                Processes::start(command, data.session_locks(), sink).map_err(io("start a thread"))?;
-            Ok(Arc::new(runtime))
+                Processes::start(launch, data.session_locks(), sink).map_err(io("start a thread"))?;
+            let stock = runtime.list().map_err(io("list what still runs"))?;
+            Ok((Arc::new(runtime), mount, stock))
         }
     }
 }
 
-/// The program of an attempt: the runner beside the daemon, or what the configuration names, which then runs behind
-/// `exec-child` so that it ends with the daemon.
-fn process_command(config: &Config) -> Result<Vec<OsString>, StartError> {
-    let own = std::env::current_exe().map_err(io("find the daemon's own program"))?;
-    if let Some(command) = &config.runtime.process.command {
-        let parent = std::process::id().to_string();
-        let mut whole: Vec<OsString> = vec![own.into(), "exec-child".into(), parent.into(), "--".into()];
-        whole.extend(command.iter().map(OsString::from));
-        return Ok(whole);
+fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn docker_settings(config: &Config, data: &DataFolder) -> Result<Settings, StartError> {
+    let docker = &config.runtime.docker;
+    if let Some(path) = docker.nanoclaw.as_ref().map(|it| it.join(NANOCLAW_RUNNER))
+        && !path.is_dir()
+    {
+        return Err(StartError::NoCheckout { path });
     }
+    Ok(Settings {
+        endpoint: endpoint::find(docker.host.as_deref(), &|name| std::env::var(name).ok())?,
+        installation: format!("{:016x}", data.installation()),
+        doctor: doctor::installation(data.root()),
+        image: docker_image(config)?,
+        layout: docker.layout(),
+        agent_uid: config.agent.uid,
+        confinement: docker.confinement(),
+        probe_folder: data.owner_probe(),
+        owner_file: data.agents_owner(),
+        stop_grace: config.policy.stop_grace.0,
+    })
+}
+
+/// The image that is configured, or the runner that one is made of.
+pub(super) fn docker_image(config: &Config) -> Result<Image, StartError> {
+    let docker = &config.runtime.docker;
+    match (&docker.image, &docker.runner) {
+        (Some(name), _) => Ok(Image::Named(name.clone())),
+        (None, Some(path)) => Ok(Image::OfRunner(path.clone())),
+        (None, None) => Ok(Image::OfRunner(own_runner()?)),
+    }
+}
+
+/// The runner beside the daemon, or what the environment names.
+fn own_runner() -> Result<PathBuf, StartError> {
+    let own = std::env::current_exe().map_err(io("find the daemon's own program"))?;
     let path = std::env::var_os("LAMPLIGHTER_RUNNER")
         .map_or_else(|| own.with_file_name("lamplighter-runner"), PathBuf::from);
     // The working folder of an attempt is its session's.
-    let path = std::path::absolute(path).map_err(io("resolve the runner's path"))?;
-    if path.is_file() { Ok(vec![path.into()]) } else { Err(StartError::NoRunner { path }) }
+    std::path::absolute(path).map_err(io("resolve the runner's path"))
+}
+
+/// The program of an attempt: the runner beside the daemon, or what the configuration names, which then runs behind
+/// `exec-child` so that it ends with the daemon.
+pub(super) fn process_launch(config: &Config) -> Result<Launch, StartError> {
+    if let Some(command) = &config.runtime.process.command {
+        let own = std::env::current_exe().map_err(io("find the daemon's own program"))?;
+        let parent = std::process::id().to_string();
+        let through = vec![own.into(), "exec-child".into(), parent.into(), "--".into()];
+        return Ok(Launch { through, command: command.iter().map(OsString::from).collect() });
+    }
+    let path = own_runner()?;
+    if path.is_file() { Ok(Launch::of(vec![path.into()])) } else { Err(StartError::NoRunner { path }) }
+}
+
+/// Finds the program that the configuration names as a runner, as an attempt will. A path that is not absolute is seen
+/// from each session's folder, so it is only looked for then.
+pub(super) fn find_command(
+    command: &[String],
+    env: &[(String, Private<String>)],
+) -> Result<Option<PathBuf>, Missing> {
+    let Some(name) = command.first() else { return Ok(None) };
+    if name.contains('/') && !name.starts_with('/') {
+        return Ok(None);
+    }
+    let set = env.iter().rev().find(|(key, _)| key == "PATH").map(|(_, value)| OsString::from(&value.0));
+    let path = set.or_else(|| std::env::var_os("PATH"));
+    program::find(name.as_ref(), path.as_deref(), Path::new("/")).map(Some)
+}
+
+/// What every attempt would fail at is told now, in the runner's own words.
+fn check_agent(
+    config: &Config,
+    data: &DataFolder,
+    env: &[(String, Private<String>)],
+    log: &Logger,
+) -> Result<(), StartError> {
+    if let (RuntimeKind::Process, Some(command)) = (config.runtime.kind, &config.runtime.process.command) {
+        find_command(command, env)?;
+    }
+    let Some(runner) = runner_to_ask(config) else { return Ok(()) };
+    match asking::check(&runner, &config.agent, &data.group(&config.agent.folder)) {
+        Verdict::Taken => Ok(()),
+        Verdict::Refused(reason) => Err(StartError::Agent { reason }),
+        Verdict::Unknown(why) => {
+            warn!(log, "the runner does not say whether it takes the agent's settings"; "why" => why);
+            Ok(())
+        }
+    }
+}
+
+/// Our own runner, where attempts run it.
+pub(super) fn runner_to_ask(config: &Config) -> Option<PathBuf> {
+    let runtime = &config.runtime;
+    let path = match runtime.kind {
+        RuntimeKind::Process if runtime.process.command.is_none() => own_runner().ok()?,
+        RuntimeKind::Docker if runtime.docker.image.is_none() => match &runtime.docker.runner {
+            Some(path) => path.clone(),
+            None => own_runner().ok()?,
+        },
+        _ => return None,
+    };
+    // Another program under LAMPLIGHTER_RUNNER would not know the question.
+    let is_ours =
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lamplighter-runner"));
+    (is_ours && path.is_file()).then_some(path)
 }
 
 fn start_reactor(
     config: &Config,
     data: &DataFolder,
     events: &Sender<Event>,
+    containers: &Arc<dyn Containers>,
+    mount: Mount,
 ) -> Result<Arc<Reactor>, StartError> {
     let settings = reactor::Config {
         resync_every: config.reactor.resync.0.into(),
@@ -332,13 +529,15 @@ fn start_reactor(
             heartbeat_every: config.reactor.heartbeat_every.0.into(),
             ..reactor::Limits::default()
         },
-        mount: reactor::Mount::of(data.root()),
+        mount,
         probe_folder: Some(data.probe()),
         ..reactor::Config::default()
     };
     let events = events.clone();
     let sink = Arc::new(move |event| send(&events, Event::Reactor(event)));
-    Ok(Arc::new(Reactor::start(settings, Arc::new(SqliteSource::default()), sink)?))
+    let containers = Arc::clone(containers);
+    let source = SqliteSource::new(move || guard(&*containers));
+    Ok(Arc::new(Reactor::start(settings, Arc::new(source), sink)?))
 }
 
 fn start_control(data: &DataFolder, events: &Sender<Event>) -> Result<ControlServer, StartError> {
@@ -348,7 +547,9 @@ fn start_control(data: &DataFolder, events: &Sender<Event>) -> Result<ControlSer
         send(&events, Event::Control { request, reply });
         answer.recv().unwrap_or_else(|_| Err("the daemon is stopping".into()))
     });
-    ControlServer::start(&data.control_socket(), handler).map_err(io("listen on the control socket"))
+    let socket = data.control_socket();
+    ControlServer::start(&socket, handler)
+        .map_err(|error| io("listen on the control socket")(placed(&socket, error)))
 }
 
 /// The first inputs of a boot: what this daemon finds.
@@ -363,6 +564,7 @@ fn boot_inputs(
     offset: i64,
     downtime: Ms,
     containers: &dyn Containers,
+    stock: Stock,
     unchanged: &Unchanged,
 ) -> Result<(), StartError> {
     let mut inputs = vec![Input::Booted(Booted {
@@ -386,21 +588,18 @@ fn boot_inputs(
     inputs.extend(kept.chunks(PAGE).map(|page| Input::SessionsUnchanged { sessions: page.to_vec() }));
     daemon.turn(&mut inputs)?;
     for names in changed.chunks(PAGE) {
-        inputs
-            .extend(find_all(data, names, daemon.machine.state(), log).into_iter().map(Input::SessionFound));
+        inputs.extend(find_all(data, names, daemon.machine.state(), log).into_iter().map(Found::into_input));
         daemon.turn(&mut inputs)?;
     }
-    let found = containers.list().map_err(io("list what still runs"))?;
     let state = daemon.machine.state();
-    let alive = found
-        .into_iter()
-        .filter_map(|it| {
-            warn!(log, "an attempt of an earlier daemon still runs"; "session" => %it.name);
-            Some((state.session_no(&it.name)?, it.attempt?))
-        })
-        .collect();
     let known: Vec<_> = state.sessions().keys().copied().collect();
-    inputs.push(Input::ContainersFound { alive, adoptable: containers.adopts() });
+    inputs.push(match stock {
+        Stock::Known(found) => takeover::settle(state, containers, found, log),
+        Stock::Away(reason) => {
+            error!(log, "the runtime is away"; "why" => &reason);
+            Input::RuntimeDown { reason }
+        }
+    });
     daemon.turn(&mut inputs)?;
     for no in known {
         daemon.compare_from_now_on(no, marks.get(&no).copied());
@@ -409,7 +608,7 @@ fn boot_inputs(
 }
 
 /// [`find`] for each, on as many threads as there are processors.
-fn find_all(data: &DataFolder, names: &[SessionName], state: &State, log: &Logger) -> Vec<SessionFound> {
+fn find_all(data: &DataFolder, names: &[SessionName], state: &State, log: &Logger) -> Vec<Found> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = names.len().div_ceil(threads).max(1);
     let look =
@@ -424,37 +623,14 @@ fn find_all(data: &DataFolder, names: &[SessionName], state: &State, log: &Logge
 }
 
 /// One session as its inbound.db has it. Opening it rolls back what a killed daemon left.
-fn find(data: &DataFolder, name: &SessionName, state: &State, log: &Logger) -> SessionFound {
-    let read = || -> Result<SessionFound, String> {
-        let folder = SessionFolder::nested(data.session(name));
-        let writer = InboundWriter::open(&folder).map_err(|error| error.to_string())?;
-        let origin = writer.routing().map_err(|error| error.to_string())?.unwrap_or_default();
-        let mut pending: Vec<PendingRow> = Vec::new();
-        let mut after = 0;
-        loop {
-            let page = writer.pending_page(after, PAGE).map_err(|error| error.to_string())?;
-            let Some(last) = page.last() else { break };
-            after = last.rowid;
-            pending.extend(page.into_iter().map(facts::of_pending));
-            if pending.len() >= PENDING_MAX {
-                warn!(log, "more pending rows than are taken at once"; "session" => %name, "taken" => pending.len());
-                break;
-            }
-        }
-        let open = open_rows(state, name);
-        let ids: Vec<&str> = open.iter().map(|(_, id)| id.as_str()).collect();
-        let done: BTreeSet<String> =
-            if ids.is_empty() { BTreeSet::new() } else { operator::delivered(data, name, &ids)? };
-        let delivered = open.iter().filter(|(_, id)| done.contains(id)).map(|(no, _)| *no).collect();
-        Ok(SessionFound { name: name.clone(), origin, pending, delivered, unreadable: None })
-    };
-    read().unwrap_or_else(|why| SessionFound {
-        name: name.clone(),
-        origin: Address::default(),
-        pending: Vec::new(),
-        delivered: Vec::new(),
-        unreadable: Some(why),
-    })
+fn find(data: &DataFolder, name: &SessionName, state: &State, log: &Logger) -> Found {
+    let found = found::read(name, &data.session(name), &open_rows(state, name))
+        .unwrap_or_else(|error| Found::unreadable(name, format!("{error}; {}", error.hint())));
+    if !found.whole && found.found.unreadable.is_none() {
+        let taken = found.found.pending.len();
+        warn!(log, "more pending rows than are taken at once"; "session" => %name, "taken" => taken);
+    }
+    found
 }
 
 /// The machine's open outbound rows of a session.

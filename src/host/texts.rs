@@ -26,7 +26,9 @@ impl Texts {
             return;
         }
         match input {
-            Input::MessageArrived(it) => {
+            Input::MessageArrived(it)
+            | Input::PossibleAnswer { arrival: it, .. }
+            | Input::MessageArrivedAt { arrival: it, .. } => {
                 if let Some(text) = bodies.waiting(&it.channel, it.receipt) {
                     self.one(record, it.facts.digest, text, frames);
                 }

@@ -43,13 +43,16 @@ pub fn decode(body: &[u8]) -> Option<Text<'_>> {
 }
 
 /// What a text says: an inbound message's text is kept as it is, an outbound row's as its whole content, JSON, whose
-/// text this gives (contract 11).
+/// text this gives, of a question what is asked and of a card its text (contracts 11 and 12).
 pub fn said(text: &str) -> Cow<'_, str> {
     match text.starts_with('{').then(|| serde_json::from_str::<serde_json::Value>(text)) {
-        Some(Ok(content)) => match content.get("text").and_then(serde_json::Value::as_str) {
-            Some(said) => Cow::Owned(said.to_owned()),
-            None => Cow::Borrowed(text),
-        },
+        Some(Ok(content)) => {
+            let parts = ["text", "question", "fallbackText"].into_iter();
+            match parts.filter_map(|key| content.get(key)?.as_str()).next() {
+                Some(said) => Cow::Owned(said.to_owned()),
+                None => Cow::Borrowed(text),
+            }
+        }
         _ => Cow::Borrowed(text),
     }
 }

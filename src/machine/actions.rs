@@ -1,8 +1,8 @@
 //! What operators ask for. Each is on record and answered once.
 
 use super::Step;
-use super::effect::{DeliveryEnd, Effect, Outcome, Reply, StopReason};
-use super::input::{Ask, OutRow, PendingRow};
+use super::effect::{DeliveryEnd, Effect, LookWhy, Outcome, Reply, StopReason};
+use super::input::{Ask, OutKind, OutRow, PendingRow};
 use super::route;
 use super::state::{InState, OutState, Outbound, Owner, Phase, Source, Wait};
 use crate::base::{MessageNo, SessionNo};
@@ -39,7 +39,8 @@ impl Step<'_> {
         session.failures = 0;
         match session.phase {
             Phase::BackingOff { .. } => self.state.set_phase(no, Phase::Stopped { since: self.at }),
-            Phase::Quarantined { .. } => self.look(no, super::effect::LookWhy::Quarantine),
+            Phase::Quarantined { .. } if session.inbound_is_bad() => self.look(no, LookWhy::Inbound),
+            Phase::Quarantined { .. } => self.look(no, LookWhy::Quarantine),
             _ => {}
         }
         Reply::Done
@@ -47,6 +48,12 @@ impl Step<'_> {
 
     fn reset_session(&mut self, no: SessionNo, request: u64) -> Result<(), String> {
         let session = self.state.session(no).ok_or("there is no such session")?;
+        if session.inbound_is_bad() {
+            let way = "mend it or put a copy back, then start the session";
+            return Err(format!(
+                "it is inbound.db that cannot be used, which a reset leaves as it is; {way}"
+            ));
+        }
         if session.phase.alive().is_some()
             || matches!(session.phase, Phase::Closing { .. }) && session.trouble.is_none()
         {
@@ -74,11 +81,14 @@ impl Step<'_> {
         }
         if let Some(session) = self.state.session_mut(no) {
             session.cursor = None;
-            session.trouble = None;
             session.failures = 0;
+            if !session.inbound_is_bad() {
+                session.trouble = None;
+            }
         }
+        self.drop_questions(no);
         self.void_claims(no, false);
-        self.state.set_phase(no, Phase::Stopped { since: at });
+        self.set_aside(no, Phase::Stopped { since: at });
         self.tell(Effect::Answer { request, reply: Reply::Done });
     }
 
@@ -108,7 +118,7 @@ impl Step<'_> {
         match message.state {
             InState::Queued { .. } => {}
             InState::Claimed { .. } => return Reply::No("it is being worked on".into()),
-            InState::Writing { .. } | InState::Settling { .. } => {
+            InState::Writing { .. } | InState::Settling { .. } | InState::Withheld { .. } => {
                 return Reply::No("its row is being written; ask again".into());
             }
         }
@@ -154,6 +164,7 @@ impl Step<'_> {
             Ok(to) => to,
             Err(denial) => return Reply::No(format!("the agent may not send it: {denial:?}")),
         };
+        let (asked, kind) = ((row.rowid, row.id.clone()), row.kind);
         let source =
             Source::Row { rowid: row.rowid, id: row.id, in_reply_to: row.in_reply_to, files: row.files };
         let message = self.state.add_outbound(Outbound {
@@ -165,6 +176,9 @@ impl Step<'_> {
             seen: self.at,
             key: None,
         });
+        if let OutKind::Question(facts) = kind {
+            self.ask_question(message, no, to.clone(), asked, facts);
+        }
         self.enqueue(no, &to, message);
         Reply::Done
     }

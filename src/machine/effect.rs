@@ -103,7 +103,7 @@ pub enum Effect {
         /// Time before it is killed.
         grace: Ms,
     },
-    /// Look at the session: heartbeat, liveness, rows. Ends in `Looked`.
+    /// Look at the session: heartbeat, liveness, rows. Ends in `Looked`, but see [`LookWhy::Inbound`].
     Look {
         /// Whose.
         session: SessionNo,
@@ -187,6 +187,30 @@ pub enum Body {
     },
     /// A note of the host to the agent.
     Note(AgentNote),
+    /// The answer to a question, as a `question_response` (contract 11). Its words stand in the question's row.
+    Answer {
+        /// The question.
+        question: MessageNo,
+        /// The rowid of its row.
+        rowid: i64,
+        /// messages_out.id of it.
+        id: String,
+        /// The option, from 0.
+        option: u16,
+        /// The arrival that chose it, until the daemon that took it has ended.
+        arrival: Option<ArrivalRef>,
+    },
+}
+
+/// An arrival that waits for its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrivalRef {
+    /// The channel type.
+    pub channel: String,
+    /// The arrival.
+    pub receipt: u64,
+    /// The platform's message id.
+    pub id: String,
 }
 
 /// What the host tells an agent.
@@ -197,6 +221,15 @@ pub enum AgentNote {
         /// messages_out.id.
         id: String,
         /// What became of it.
+        end: DeliveryEnd,
+    },
+    /// More messages of the agent did not arrive than it was told of one by one.
+    AndMore {
+        /// How many.
+        count: u32,
+        /// messages_out.id of the last of them.
+        id: String,
+        /// What became of that one.
         end: DeliveryEnd,
     },
 }
@@ -250,6 +283,13 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// An answer came after its question had waited for so long.
+    TooLate {
+        /// The platform's id of the answer.
+        id: String,
+        /// How long the question waited.
+        waited: Ms,
+    },
 }
 
 /// Why an arrival was not taken.
@@ -290,12 +330,14 @@ pub enum StopReason {
     Shutdown,
     /// It was left by an earlier daemon.
     Leftover,
+    /// Its folder takes more room than it may.
+    TooLarge,
 }
 
 impl StopReason {
     /// Whether the stop says something about the messages that were being worked on.
     pub fn blames(self) -> bool {
-        matches!(self, Self::ClaimSilent | Self::Silent | Self::HoldsLock)
+        matches!(self, Self::ClaimSilent | Self::Silent | Self::HoldsLock | Self::TooLarge)
     }
 }
 
@@ -310,6 +352,8 @@ pub enum LookWhy {
     Found,
     /// A quarantined session is tried again.
     Quarantine,
+    /// inbound.db could not be read or written: it is read again as at the start. Inbound lane. Ends in `InboundRead`.
+    Inbound,
 }
 
 /// How the turn of a message ended.
@@ -340,6 +384,8 @@ pub enum DeliveryEnd {
     Unknown,
     /// Dropped by an operator.
     Dropped,
+    /// Its channel did not come up in time.
+    ChannelDown,
 }
 
 /// Why an agent may not send something.

@@ -13,7 +13,7 @@ pub enum Input {
     Booted(Booted),
     /// A session folder was found at start (or appeared): what its inbound.db says. Rows win over the journal.
     SessionFound(SessionFound),
-    /// The runtime listed what still lives, once all sessions were found.
+    /// The runtime listed what still lives, once all sessions were found; where it was away then, when it is back.
     ContainersFound {
         /// Attempts that still live. They cannot be adopted by this runtime unless it says so.
         alive: Vec<(SessionNo, Attempt)>,
@@ -149,7 +149,7 @@ pub enum Input {
         /// The deadline that it was set to; an older one fires nothing.
         deadline: crate::base::At,
     },
-    /// The daemon was asked to stop.
+    /// The daemon was asked to stop, and its containers with it.
     ShutdownAsked,
     /// Sessions whose files are as they were when the daemon before ended; in place of their `SessionFound`.
     SessionsUnchanged {
@@ -158,6 +158,57 @@ pub enum Input {
     },
     /// A channel brought a message while the disk had less free space than is kept in reserve.
     ArrivalWithoutSpace(Arrival),
+    /// A channel brought a message to a chat in which questions were asked.
+    PossibleAnswer {
+        /// The message.
+        arrival: Arrival,
+        /// What its first line may answer.
+        line: Line,
+    },
+    /// The daemon was asked to stop and to leave its containers to the next one.
+    DetachAsked,
+    /// A session's `out/` takes more room than it may.
+    FolderTooLarge {
+        /// Which.
+        session: SessionNo,
+        /// How much there is, how much may be, and what to do.
+        detail: String,
+    },
+    /// As `SessionFound`, of a session with more pending rows than are taken at once: those that are not named stand.
+    SessionFoundInPart(SessionFound),
+    /// A `Look` at inbound.db ended.
+    InboundRead {
+        /// The effect that ended.
+        effect: EffectId,
+        /// What it says.
+        found: SessionFound,
+        /// All pending rows are named.
+        whole: bool,
+    },
+    /// A session's inbound.db turned out damaged while it was written.
+    InboundUnwritable {
+        /// Which.
+        session: SessionNo,
+        /// What is wrong and what to do, for people.
+        detail: String,
+    },
+    /// A channel brought a message and knows when it was sent.
+    MessageArrivedAt {
+        /// The message.
+        arrival: Arrival,
+        /// What its first line may answer, where questions were asked in its chat.
+        line: Option<Line>,
+        /// When it was sent.
+        sent: Wall,
+    },
+    /// The runtime as a whole is away: nothing can be started, stopped or heard of. In a boot before
+    /// `ContainersFound`: what an earlier daemon left is not known until that comes.
+    RuntimeDown {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The runtime is back; after `ContainersFound` where that was owed.
+    RuntimeUp,
 }
 
 /// What the daemon knows when it starts.
@@ -250,6 +301,15 @@ pub struct TextFacts {
     pub digest: u64,
 }
 
+/// What a question is matched with: the first line of a text, trimmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// The number that it is.
+    pub number: Option<u32>,
+    /// Keyed digest of it, in lower case.
+    pub digest: u64,
+}
+
 /// What one read of outbound.db gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
@@ -281,10 +341,10 @@ pub struct Rows {
     pub tool: Option<Tool>,
 }
 
-/// Why outbound.db could not be read, as far as decisions differ.
+/// Why a session's files cannot be read, as far as decisions differ: outbound.db, but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unreadable {
-    /// Locked or slow for longer than the read's budget; passes by itself.
+    /// Locked for longer than a read waits, or replaced while it was opened; passes by itself.
     Busy,
     /// A killed writer left a journal that only a writer can roll back.
     HotJournal,
@@ -292,6 +352,10 @@ pub enum Unreadable {
     Missing,
     /// Damaged, hostile or of another format: an operator must look at it.
     Bad,
+    /// A read takes longer than its budget. Once it may be the machine's load, again and again it is the file.
+    Slow,
+    /// Not outbound.db: inbound.db, the host's own file, cannot be read or written.
+    Inbound,
 }
 
 /// One row of messages_out, without its text.
@@ -326,6 +390,19 @@ pub enum OutKind {
     System(String),
     /// Content that cannot be used, with why.
     Malformed(String),
+    /// A question to a chat (contract 12).
+    Question(QuestionFacts),
+}
+
+/// What decisions need of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuestionFacts {
+    /// Its questionId.
+    pub question: String,
+    /// Keyed digests of its options' labels, trimmed and in lower case.
+    pub labels: Vec<u64>,
+    /// How long it waits for an answer.
+    pub timeout: Ms,
 }
 
 /// One row of processing_ack.
@@ -378,6 +455,17 @@ pub enum Fact {
         /// Why.
         reason: String,
     },
+    /// A claim was given back because the service behind the agent could not be had.
+    Missed {
+        /// Which message.
+        message: MessageNo,
+        /// Why.
+        reason: String,
+        /// Not before this instant.
+        not_before: Option<Wall>,
+        /// Tells this release from an earlier one.
+        mark: u64,
+    },
 }
 
 /// A tool in flight (contract 14).
@@ -398,6 +486,8 @@ pub enum Exit {
     Signal(i32),
     /// Nobody saw it.
     Unknown,
+    /// The kernel killed it for want of memory.
+    OutOfMemory,
 }
 
 /// What may be done about a delivery that failed.
@@ -474,6 +564,15 @@ impl Input {
             Self::ShutdownAsked => "shutdown-asked",
             Self::SessionsUnchanged { .. } => "sessions-unchanged",
             Self::ArrivalWithoutSpace(_) => "arrival-without-space",
+            Self::PossibleAnswer { .. } => "possible-answer",
+            Self::DetachAsked => "detach-asked",
+            Self::FolderTooLarge { .. } => "folder-too-large",
+            Self::SessionFoundInPart(_) => "session-found-in-part",
+            Self::InboundRead { .. } => "inbound-read",
+            Self::InboundUnwritable { .. } => "inbound-unwritable",
+            Self::MessageArrivedAt { .. } => "message-arrived-at",
+            Self::RuntimeDown { .. } => "runtime-down",
+            Self::RuntimeUp => "runtime-up",
         }
     }
 }

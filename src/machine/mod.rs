@@ -1,8 +1,9 @@
 //! The machine: a pure, deterministic state machine that decides everything the host does.
 //!
 //! `step(at, input)` takes one input and gives effects. The four stages of a message's life have a module each:
-//! [`wake`], [`processing`], [`deliver`] and [`sweep`]; [`start`] settles what a boot finds, [`route`] decides who
-//! may send what where, [`actions`] is what operators ask for.
+//! [`wake`], [`processing`], [`deliver`] and [`sweep`]; [`start`] settles what a boot finds, [`outage`] what becomes of
+//! everything while the runtime is away, [`route`] decides who may send what where, [`question`] tells answers from
+//! messages, [`actions`] is what operators ask for.
 //!
 //! Invariant: no file, clock, thread, socket, randomness, environment or map with unstable order.
 //! Invariant: `step` cannot fail; an input that is illegal now changes nothing and yields a `Complain`.
@@ -13,9 +14,12 @@ pub mod deliver;
 pub mod effect;
 pub mod input;
 pub mod invariants;
+pub mod outage;
 pub mod policy;
 pub mod processing;
+pub mod question;
 pub mod route;
+pub mod shared_map;
 pub mod start;
 pub mod state;
 pub mod sweep;
@@ -31,11 +35,11 @@ use crate::base::{At, EffectId, RecordNo, SessionNo};
 use effect::{Cause, Effect};
 use input::Input;
 use policy::COMPLAIN_EVERY;
-use state::{ComponentId, Owner, State};
+use state::{Complaints, ComponentId, Owner, State};
 use timers::TimerKey;
 
 /// Raised whenever the same inputs may lead to other decisions than before; segments name it.
-pub const MACHINE_VERSION: u32 = 1;
+pub const MACHINE_VERSION: u32 = 3;
 
 /// The machine.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +66,7 @@ impl Turn {
     pub fn effects(&self) -> impl Iterator<Item = (EffectId, &Effect)> + '_ {
         self.effects
             .iter()
-            .zip(0u16..)
+            .zip(0u32..)
             .map(|(effect, index)| (EffectId { record: self.record, index }, effect))
     }
 }
@@ -93,7 +97,7 @@ impl Machine {
         core.at = at;
         let record = core.record;
         core.record = record.next();
-        let mut step = Step { state: &mut self.state, effects: Vec::new(), record, at };
+        let mut step = Step { state: &mut self.state, effects: Vec::new(), made: 0, record, at };
         step.take(input);
         step.settle();
         let effects = step.effects;
@@ -110,20 +114,31 @@ impl Machine {
 pub(crate) struct Step<'a> {
     state: &'a mut State,
     effects: Vec<Effect>,
+    /// Ids that were made, see [`Step::made_id`].
+    made: u64,
     record: RecordNo,
     at: At,
 }
 
 impl Step<'_> {
     fn take(&mut self, input: Input) {
+        // The feature is for tests alone: what follows a panic must be seen with the real program.
+        if cfg!(feature = "sabotage")
+            && matches!(&input, Input::MessageArrived(it) if it.facts.command.as_deref() == Some("/panic"))
+        {
+            panic!("sabotaged: a message asks for it");
+        }
         match input {
             Input::Booted(it) => self.on_booted(it),
-            Input::SessionFound(it) => self.on_session_found(it),
+            Input::SessionFound(it) => self.on_session_found(it, true),
+            Input::SessionFoundInPart(it) => self.on_session_found(it, false),
             Input::SessionsUnchanged { sessions } => self.on_sessions_unchanged(&sessions),
             Input::ContainersFound { alive, adoptable } => self.on_containers_found(&alive, adoptable),
             Input::ClockSet { offset } => self.on_clock_set(offset),
             Input::PolicyChanged(policy) => self.on_policy_changed(policy),
-            Input::MessageArrived(it) => self.on_arrival(it),
+            Input::MessageArrived(it) => self.on_arrival(it, None, None),
+            Input::PossibleAnswer { arrival, line } => self.on_arrival(arrival, Some(line), None),
+            Input::MessageArrivedAt { arrival, line, sent } => self.on_arrival(arrival, line, Some(sent)),
             Input::ArrivalWithoutSpace(it) => self.on_arrival_without_space(it),
             Input::OperatorAsked { request, ask } => self.on_asked(request, ask),
             Input::InboundWritten { effect, seq, duplicate } => {
@@ -131,6 +146,8 @@ impl Step<'_> {
             }
             Input::InboundWriteFailed { effect, reason } => self.on_inbound_write_failed(effect, reason),
             Input::InboundLocked { session } => self.on_inbound_locked(session),
+            Input::InboundRead { effect, found, whole } => self.on_inbound_read(effect, found, whole),
+            Input::InboundUnwritable { session, detail } => self.on_inbound_unwritable(session, detail),
             Input::OutboundRead { session, reading } => self.on_outbound_read(session, reading),
             Input::Looked { effect, session, heartbeat_changed, alive, reading } => {
                 self.on_looked(effect, session, heartbeat_changed, alive, reading);
@@ -148,6 +165,10 @@ impl Step<'_> {
             Input::EffectDone { effect, error } => self.on_effect_done(effect, error),
             Input::TimerDue { key, deadline } => self.on_timer(key, deadline),
             Input::ShutdownAsked => self.on_shutdown_asked(),
+            Input::DetachAsked => self.on_detach_asked(),
+            Input::FolderTooLarge { session, detail } => self.on_folder_too_large(session, detail),
+            Input::RuntimeDown { reason } => self.on_runtime_down(reason),
+            Input::RuntimeUp => self.on_runtime_up(),
         }
     }
 
@@ -169,6 +190,7 @@ impl Step<'_> {
                     ComponentId::Destination(no) => self.pump(no),
                     ComponentId::Session(no) => {
                         self.keep_suspects_apart(no);
+                        self.release_note(no);
                         self.show_typing(no);
                         self.consider(no);
                     }
@@ -196,8 +218,9 @@ impl Step<'_> {
 
     /// The id that the next effect of this step will have.
     fn next_effect(&self) -> EffectId {
-        // A step's effects are bounded by what it touches, at most some thousands at start.
-        let index = u16::try_from(self.effects.len()).unwrap_or(u16::MAX);
+        // A record has room for some 100,000 effects, far fewer than the index counts; one that has more is refused
+        // by its number.
+        let index = u32::try_from(self.effects.len()).unwrap_or(u32::MAX);
         EffectId { record: self.record, index }
     }
 
@@ -205,8 +228,8 @@ impl Step<'_> {
     fn complain(&mut self, session: Option<SessionNo>, cause: Cause, detail: impl Into<String>) {
         let at = self.at;
         let mut count = 1;
-        if let Some(known) = session.and_then(|no| self.state.session_mut(no)) {
-            let entry = known.complaints.entry(cause).or_insert((At(i64::MIN), 0));
+        if let Some(known) = self.complaints_mut(session) {
+            let entry = known.entry(cause).or_insert((At(i64::MIN), 0));
             entry.1 = entry.1.saturating_add(1);
             if entry.0 != At(i64::MIN) && at < entry.0 + COMPLAIN_EVERY {
                 return;
@@ -215,6 +238,31 @@ impl Step<'_> {
             entry.0 = at;
         }
         self.tell(Effect::Complain { session, cause, count, detail: detail.into() });
+    }
+
+    /// Complaints about a session that is not known are about none in particular.
+    fn complaints_mut(&mut self, session: Option<SessionNo>) -> Option<&mut Complaints> {
+        match session.filter(|&no| self.state.session(no).is_some()) {
+            Some(no) => self.state.session_mut(no).map(|known| &mut known.complaints),
+            None => Some(self.state.complaints_mut()),
+        }
+    }
+
+    /// What was kept back and followed by nothing is told of after all.
+    fn tell_withheld(&mut self, session: Option<SessionNo>) {
+        let at = self.at;
+        let Some(known) = self.complaints_mut(session) else { return };
+        let mut due = Vec::new();
+        for (&cause, entry) in known.iter_mut() {
+            if entry.1 > 0 && entry.0 + COMPLAIN_EVERY <= at {
+                due.push((cause, std::mem::take(&mut entry.1)));
+                entry.0 = at;
+            }
+        }
+        for (cause, count) in due {
+            let detail = "more of the same since the last complaint of this kind".to_owned();
+            self.tell(Effect::Complain { session, cause, count, detail });
+        }
     }
 
     /// Complains that an input makes no sense now.

@@ -1,9 +1,9 @@
 //! Processing: from the runner's claim to its ack, and what becomes of messages whose turn ended badly.
 
 use super::Step;
-use super::effect::{Cause, Effect, InboundChange, LookWhy, Notice, Outcome, claim_backoff};
+use super::effect::{Cause, Effect, InboundChange, LookWhy, Notice, Outcome, backoff, claim_backoff};
 use super::input::{Ack, AckFound, Fact, Reading, Rows, Tool};
-use super::policy::HELD_FOR;
+use super::policy::{HELD_FOR, MISSED_FOR, MISSED_MAX};
 use super::route;
 use super::state::{InState, Item, Owner, Phase, Session, ToolFlight, Wait};
 use crate::base::{Attempt, EffectId, MessageNo, Ms, SessionNo, Wall};
@@ -42,10 +42,10 @@ impl Step<'_> {
                         signs = true;
                     }
                 }
-                Fact::Wait { until } => self.note_wait(no, until),
                 _ => {}
             }
         }
+        self.note_wait(no, &rows.facts);
         self.note_tool(no, rows.tool);
         self.take_outbound(no, rows.rows, rows.rewound);
         for (message, ack) in rows.acks {
@@ -56,13 +56,16 @@ impl Step<'_> {
         }
     }
 
-    fn note_wait(&mut self, no: SessionNo, until: Wall) {
-        let until = self.state.at_of(until);
-        let known = self.state.session(no).and_then(|session| session.wait_until);
-        if known != Some(until)
+    /// Each reading has all facts: without one, nothing is waited for any more.
+    fn note_wait(&mut self, no: SessionNo, facts: &[Fact]) {
+        let until = facts.iter().rev().find_map(|fact| match fact {
+            Fact::Wait { until } => Some(self.state.at_of(*until)),
+            _ => None,
+        });
+        if self.state.session(no).is_some_and(|session| session.wait_until != until)
             && let Some(session) = self.state.session_mut(no)
         {
-            session.wait_until = Some(until);
+            session.wait_until = until;
         }
     }
 
@@ -96,7 +99,7 @@ impl Step<'_> {
         match (ack, &message.state) {
             // The end of the write is on its way and has to be told first: its sender waits for that. The ack is looked
             // up again once the row is known to be there.
-            (_, InState::Settling { .. } | InState::Writing { .. }) => false,
+            (_, InState::Settling { .. } | InState::Writing { .. } | InState::Withheld { .. }) => false,
             (Some(AckFound { status: Ack::Completed, .. }), _) => {
                 self.made_progress(session);
                 self.end_message(no, Outcome::Completed);
@@ -152,23 +155,23 @@ impl Step<'_> {
     /// A message without ack row: given back, or its claim was removed by a runner that began anew.
     fn take_absence(&mut self, no: MessageNo, facts: &[Fact]) -> bool {
         let release = facts.iter().find_map(|fact| match fact {
-            Fact::Released { message, blameless, not_before, mark, .. } if *message == no => {
-                Some((*blameless, *not_before, *mark))
+            Fact::Released { message, mark, .. } | Fact::Missed { message, mark, .. } if *message == no => {
+                Some((fact, *mark))
             }
             _ => None,
         });
         let Some(message) = self.state.inbound(no) else { return false };
         let claimed = matches!(message.state, InState::Claimed { .. });
         match release {
-            Some((blameless, not_before, mark)) if message.released != Some(mark) => {
+            Some((fact, mark)) if message.released != Some(mark) => {
                 if let Some(message) = self.state.inbound_mut(no) {
                     message.released = Some(mark);
                     message.void = None;
                 }
-                if blameless {
-                    self.requeue(no);
-                } else {
-                    self.try_again(no, not_before);
+                match fact {
+                    Fact::Released { blameless: false, not_before, .. } => self.try_again(no, *not_before),
+                    Fact::Missed { reason, not_before, .. } => self.wait_for_service(no, reason, *not_before),
+                    _ => self.requeue(no),
                 }
                 true
             }
@@ -199,7 +202,8 @@ impl Step<'_> {
         let at = self.at;
         let Some(message) = self.state.inbound_mut(no) else { return };
         message.state = InState::Queued { wait: Wait::Now };
-        let (session, row_has_time) = (message.session, message.row_has_time());
+        let session = message.session;
+        let row_has_time = self.state.row_has_time(no);
         if let Some(session) = self.state.session_mut(session) {
             session.idle_since = at;
         }
@@ -229,6 +233,26 @@ impl Step<'_> {
         self.reschedule(no);
     }
 
+    /// The service behind the agent could not be had: the message waits, and is given up when that has lasted too long.
+    fn wait_for_service(&mut self, no: MessageNo, reason: &str, not_before: Option<Wall>) {
+        let at = self.at;
+        let (first, times) = self.state.miss(no, reason);
+        if at - first >= MISSED_FOR {
+            let session = self.state.inbound(no).map(|message| message.session);
+            self.complain(session, Cause::Parked, format!("message {no} given up after a day: {reason}"));
+            return self.end_message(no, Outcome::Failed(format!("{reason}; it was tried for a day")));
+        }
+        let mut wait = backoff(self.state.policy().claim_backoff, times, MISSED_MAX);
+        if let Some(until) = not_before {
+            // A used-up limit may open again much later, but a day is all that it is waited for.
+            wait = wait.max(self.state.at_of(until) - at).min(MISSED_FOR);
+        }
+        if let Some(message) = self.state.inbound_mut(no) {
+            message.state = InState::Queued { wait: Wait::Missed { since: at, wait } };
+        }
+        self.reschedule(no);
+    }
+
     /// Writes a queued message's tries and next time into its row.
     pub(super) fn reschedule(&mut self, no: MessageNo) {
         let Some(message) = self.state.inbound(no) else { return };
@@ -236,7 +260,9 @@ impl Step<'_> {
         let process_after = match wait {
             Wait::Now => None,
             Wait::Until(wall) => Some(wall),
-            Wait::Backoff { since, wait } => Some(self.state.wall_of(since + wait)),
+            Wait::Backoff { since, wait } | Wait::Missed { since, wait } => {
+                Some(self.state.wall_of(since + wait))
+            }
             Wait::Held { since } => Some(self.state.wall_of(since + HELD_FOR)),
             Wait::Never => return,
         };
@@ -265,13 +291,15 @@ impl Step<'_> {
             message.update = None;
         }
         let over = last && matches!(message.state, InState::Settling { .. });
+        let bad = self.state.session(session).is_some_and(Session::inbound_is_bad);
         if let Some(session) = self.state.session_mut(session) {
             session.writes_open = session.writes_open.saturating_sub(1);
         }
         if let Some(error) = error {
             self.complain(Some(session), Cause::EffectFailed, format!("inbound row not changed: {error}"));
         }
-        if over {
+        // Made again when inbound.db is whole.
+        if over && !bad {
             let _ = self.state.remove_inbound(no);
         }
     }
@@ -291,7 +319,9 @@ impl Step<'_> {
             _ => InboundChange::Fail,
         };
         self.update_row(no, change);
-        if !trigger || !route::is_chat(&origin) {
+        // Nobody waits for the end of an answer: its sender was told when it was on disk.
+        let is_answer = self.state.is_answer(session, &id);
+        if !trigger || is_answer || !route::is_chat(&origin) {
             return;
         }
         match &outcome {

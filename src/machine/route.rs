@@ -25,7 +25,7 @@ pub fn target_of(session: &Session, row: &OutRow) -> Result<Address, Denial> {
     match &row.kind {
         OutKind::Malformed(why) => return Err(Denial::Malformed(why.clone())),
         OutKind::System(action) => return Err(Denial::UnsupportedAction(action.clone())),
-        OutKind::Message => {}
+        OutKind::Message | OutKind::Question(_) => {}
     }
     let (Some(channel), Some(chat)) = (&row.to.channel_type, &row.to.platform_id) else {
         return Err(Denial::NoAddress);

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::effect::{Body, LookWhy, Notice, Outcome, StopReason};
-use super::input::{Exit, Unreadable};
+use super::effect::{Body, Cause, DeliveryEnd, LookWhy, Notice, Outcome, StopReason};
+use super::input::{Exit, QuestionFacts, Unreadable};
 use super::policy::Policy;
+use super::shared_map::SharedMap;
 use super::timers::Timers;
 use crate::base::{
     At, Attempt, DestinationNo, EffectId, MessageNo, Ms, RecordNo, SessionName, SessionNo, Wall,
@@ -35,12 +36,20 @@ pub enum ComponentId {
     Destination(DestinationNo),
     /// One open effect.
     Effect(EffectId),
+    /// One question, by the number of the outbound message that asked it.
+    Question(MessageNo),
+    /// Complaints made about no session in particular.
+    Complaints,
+    /// That the runtime is away, or was until a moment ago.
+    Runtime,
+    /// That the service behind the agent was missed for one open inbound message.
+    Missed(MessageNo),
 }
 
 /// The stage of the daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// Between `Booted` and `ContainersFound`: nothing is started or sent.
+    /// Between `Booted` and `ContainersFound`, or `RuntimeDown` in its place: nothing is started or sent.
     Booting,
     /// Open for work.
     Open,
@@ -73,7 +82,7 @@ pub struct Directory {
     /// The agent group's folder, and its id on the wire.
     pub group: String,
     /// The session of each chat, by channel type and platform id.
-    pub chats: BTreeMap<(String, String), SessionNo>,
+    pub chats: SharedMap<(String, String), SessionNo>,
     /// The channels that were heard of.
     pub channels: BTreeMap<String, Channel>,
 }
@@ -104,7 +113,7 @@ pub struct Session {
     pub cursor: Option<(i64, String)>,
     /// Failed starts and unhealthy ends in a row.
     pub failures: u32,
-    /// Its outbound.db could not be read when it was last tried.
+    /// One of its files could not be read when it was last tried.
     pub trouble: Option<Trouble>,
     /// This attempt has completed something.
     pub progress: bool,
@@ -131,8 +140,11 @@ pub struct Session {
     /// The chat is shown that the agent works.
     pub typing: bool,
     /// Complaints made: when last, and how many were kept back since.
-    pub complaints: BTreeMap<super::effect::Cause, (At, u32)>,
+    pub complaints: Complaints,
 }
+
+/// Complaints by cause: when one was made last, and how many were kept back since.
+pub type Complaints = BTreeMap<Cause, (At, u32)>;
 
 /// Whether a session's folder exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +157,7 @@ pub enum FolderState {
     Absent,
 }
 
-/// outbound.db cannot be read.
+/// A file of the session cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// Since the last try.
@@ -315,9 +327,10 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Whether the host has written a time into its row, which the runner compares with the wall clock.
-    pub fn row_has_time(&self) -> bool {
-        self.tries > 0 || self.suspect
+    /// Whether it is a note to the agent: context that comes from the agent's side. Said by what never changes of a
+    /// message, so a row that was adopted counts too.
+    pub fn is_note(&self) -> bool {
+        !self.trigger && self.origin.channel_type.as_deref() == Some(super::route::AGENT_CHANNEL)
     }
 }
 
@@ -350,6 +363,15 @@ pub enum InState {
         /// How it ended.
         outcome: Outcome,
     },
+    /// A note of what did not arrive beyond what the agent was told of: written when it has read what it was told.
+    Withheld {
+        /// How many messages.
+        count: u32,
+        /// messages_out.id of the last of them.
+        id: String,
+        /// What became of that one.
+        end: DeliveryEnd,
+    },
 }
 
 /// When a queued message may be taken.
@@ -373,6 +395,25 @@ pub enum Wait {
     },
     /// Never, as its row says.
     Never,
+    /// Until the service behind the agent may be had again.
+    Missed {
+        /// Since when.
+        since: At,
+        /// How long.
+        wait: Ms,
+    },
+}
+
+/// That the service behind the agent could not be had for an open inbound message. Its own count: it says nothing of
+/// the message, and a service may be away for longer than a message that ends turns is borne with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The first time.
+    pub first: At,
+    /// How often.
+    pub times: u32,
+    /// What the runner said of it last.
+    pub reason: String,
 }
 
 /// One open outbound message.
@@ -388,7 +429,7 @@ pub struct Outbound {
     pub state: OutState,
     /// Tries begun.
     pub tries: u32,
-    /// When it was seen.
+    /// When it was seen, or fell due.
     pub seen: At,
     /// The id of its first `Deliver`: the key of all its tries.
     pub key: Option<EffectId>,
@@ -470,7 +511,7 @@ pub enum Item {
 pub enum Hold {
     /// It does not.
     None,
-    /// The head failed and is tried again.
+    /// The head failed and is tried again. As journals of earlier builds have it; now it is `Failing`.
     Retry {
         /// Since when.
         since: At,
@@ -479,9 +520,89 @@ pub enum Hold {
     },
     /// Nobody is there to receive the head.
     NoRecipient {
+        /// Since when: the first time that it was tried in vain.
+        since: At,
+    },
+    /// The head failed and is tried again.
+    Failing {
+        /// Since when.
+        since: At,
+        /// How long.
+        wait: Ms,
+        /// When it first failed.
+        first: At,
+    },
+    /// The head is tried again. If it fails as before, that has lasted since then.
+    Trying {
+        /// Since when.
+        first: At,
+        /// It was for want of a recipient.
+        nobody: bool,
+    },
+    /// The channel is down, or not there.
+    ChannelDown {
         /// Since when.
         since: At,
     },
+}
+
+/// A question that an agent asked a chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Whose.
+    pub session: SessionNo,
+    /// The rowid of its row of messages_out.
+    pub rowid: i64,
+    /// messages_out.id.
+    pub id: String,
+    /// The chat that was asked.
+    pub to: Address,
+    /// What answers are matched with.
+    pub facts: QuestionFacts,
+    /// When it was asked.
+    pub asked: At,
+    /// Where it stands.
+    pub state: QuestionState,
+}
+
+/// Where a question stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuestionState {
+    /// Its chat has not seen it.
+    Asked,
+    /// Its chat can answer.
+    Open,
+    /// Answered.
+    Answered {
+        /// The platform's id of the message that did it.
+        by: String,
+        /// messages_in.id of the `question_response`.
+        row: String,
+        /// The option, from 0.
+        option: u16,
+        /// The row is on disk.
+        on_disk: bool,
+        /// Since when.
+        since: At,
+    },
+    /// Nobody answered in time.
+    Closed {
+        /// Since when.
+        since: At,
+    },
+}
+
+/// The runtime is away, or was until a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Since when.
+    pub since: At,
+    /// Why, and what to do.
+    pub reason: String,
+    /// It was away at the start and has not said yet what an earlier daemon left: the attempts on record may live.
+    pub unlisted: bool,
+    /// When it came back; none while it is away.
+    pub back: Option<At>,
 }
 
 /// What an open effect belongs to.
@@ -515,15 +636,24 @@ pub struct State {
     directory: Directory,
     /// Sessions that wait for a slot, first come first served.
     queue: VecDeque<SessionNo>,
-    sessions: BTreeMap<SessionNo, Session>,
-    inbound: BTreeMap<MessageNo, Inbound>,
-    outbound: BTreeMap<MessageNo, Outbound>,
-    destinations: BTreeMap<DestinationNo, Destination>,
-    effects: BTreeMap<EffectId, Owner>,
+    sessions: SharedMap<SessionNo, Session>,
+    inbound: SharedMap<MessageNo, Inbound>,
+    outbound: SharedMap<MessageNo, Outbound>,
+    destinations: SharedMap<DestinationNo, Destination>,
+    effects: SharedMap<EffectId, Owner>,
+    questions: SharedMap<MessageNo, Question>,
+    /// Made about no session in particular.
+    complaints: Complaints,
+    outage: Option<Outage>,
+    missed: SharedMap<MessageNo, Missed>,
     /// Derived from the above, see [`Timers`].
     pub(super) timers: Timers,
     /// Derived: the destination of an address as a session reaches it.
     by_address: BTreeMap<(SessionNo, Address), DestinationNo>,
+    /// Derived: the questions of a session.
+    by_asker: BTreeSet<(SessionNo, MessageNo)>,
+    /// Derived: the notes to the agent of a session.
+    by_note: BTreeSet<(SessionNo, MessageNo)>,
     /// Derived: the number of a name.
     by_name: BTreeMap<SessionName, SessionNo>,
     /// Derived: the number of sessions with an attempt alive.
@@ -543,15 +673,23 @@ pub struct Parts {
     /// Sessions that wait for a slot.
     pub queue: VecDeque<SessionNo>,
     /// The sessions.
-    pub sessions: BTreeMap<SessionNo, Session>,
+    pub sessions: SharedMap<SessionNo, Session>,
     /// The open inbound messages.
-    pub inbound: BTreeMap<MessageNo, Inbound>,
+    pub inbound: SharedMap<MessageNo, Inbound>,
     /// The open outbound messages.
-    pub outbound: BTreeMap<MessageNo, Outbound>,
+    pub outbound: SharedMap<MessageNo, Outbound>,
     /// The destinations.
-    pub destinations: BTreeMap<DestinationNo, Destination>,
+    pub destinations: SharedMap<DestinationNo, Destination>,
     /// The open effects.
-    pub effects: BTreeMap<EffectId, Owner>,
+    pub effects: SharedMap<EffectId, Owner>,
+    /// The questions, open and remembered.
+    pub questions: SharedMap<MessageNo, Question>,
+    /// Complaints made about no session in particular.
+    pub complaints: Complaints,
+    /// That the runtime is away, or was until a moment ago.
+    pub outage: Option<Outage>,
+    /// For which messages the service behind the agent was missed.
+    pub missed: SharedMap<MessageNo, Missed>,
 }
 
 impl Default for State {
@@ -569,11 +707,15 @@ impl Default for State {
             policy: Policy::default(),
             directory: Directory::default(),
             queue: VecDeque::new(),
-            sessions: BTreeMap::new(),
-            inbound: BTreeMap::new(),
-            outbound: BTreeMap::new(),
-            destinations: BTreeMap::new(),
-            effects: BTreeMap::new(),
+            sessions: SharedMap::default(),
+            inbound: SharedMap::default(),
+            outbound: SharedMap::default(),
+            destinations: SharedMap::default(),
+            effects: SharedMap::default(),
+            questions: SharedMap::default(),
+            complaints: Complaints::new(),
+            outage: None,
+            missed: SharedMap::default(),
         })
     }
 }
@@ -585,6 +727,9 @@ impl State {
         let by_address = parts.destinations.iter().map(|(&no, d)| ((d.session, d.to.clone()), no)).collect();
         let alive =
             parts.sessions.iter().filter(|(_, s)| s.phase.alive().is_some()).map(|(&no, _)| no).collect();
+        let by_asker = parts.questions.iter().map(|(&no, it)| (it.session, no)).collect();
+        let by_note =
+            parts.inbound.iter().filter(|(_, it)| it.is_note()).map(|(&no, it)| (it.session, no)).collect();
         let mut state = Self {
             core: parts.core,
             policy: parts.policy,
@@ -595,8 +740,14 @@ impl State {
             outbound: parts.outbound,
             destinations: parts.destinations,
             effects: parts.effects,
+            questions: parts.questions,
+            complaints: parts.complaints,
+            outage: parts.outage,
+            missed: parts.missed,
             timers: Timers::default(),
             by_address,
+            by_asker,
+            by_note,
             by_name,
             alive,
             touched: BTreeSet::new(),
@@ -605,7 +756,8 @@ impl State {
         state
     }
 
-    /// The components by value.
+    /// The components by value. Cheap, also for a loop that must not be held: what there are many of is shared with the
+    /// state until either changes it.
     pub fn to_parts(&self) -> Parts {
         Parts {
             core: self.core.clone(),
@@ -617,6 +769,10 @@ impl State {
             outbound: self.outbound.clone(),
             destinations: self.destinations.clone(),
             effects: self.effects.clone(),
+            questions: self.questions.clone(),
+            complaints: self.complaints.clone(),
+            outage: self.outage.clone(),
+            missed: self.missed.clone(),
         }
     }
 
@@ -661,7 +817,7 @@ impl State {
     }
 
     /// All sessions.
-    pub fn sessions(&self) -> &BTreeMap<SessionNo, Session> {
+    pub fn sessions(&self) -> &SharedMap<SessionNo, Session> {
         &self.sessions
     }
 
@@ -707,7 +863,7 @@ impl State {
     }
 
     /// All open inbound messages.
-    pub fn inbounds(&self) -> &BTreeMap<MessageNo, Inbound> {
+    pub fn inbounds(&self) -> &SharedMap<MessageNo, Inbound> {
         &self.inbound
     }
 
@@ -728,6 +884,9 @@ impl State {
         if let Some(session) = self.session_mut(message.session) {
             session.inbox.insert(no);
         }
+        if message.is_note() {
+            self.by_note.insert((message.session, no));
+        }
         self.inbound.insert(no, message);
         self.touched.insert(ComponentId::Inbound(no));
         no
@@ -735,15 +894,53 @@ impl State {
 
     pub(super) fn remove_inbound(&mut self, no: MessageNo) -> Option<Inbound> {
         let message = self.inbound.remove(&no)?;
+        self.by_note.remove(&(message.session, no));
         self.touched.insert(ComponentId::Inbound(no));
+        if self.missed.remove(&no).is_some() {
+            self.touched.insert(ComponentId::Missed(no));
+        }
         if let Some(session) = self.session_mut(message.session) {
             session.inbox.remove(&no);
         }
         Some(message)
     }
 
+    /// The open notes to the agent of a session, in order of appearance.
+    pub fn notes_of(&self, session: SessionNo) -> impl Iterator<Item = (MessageNo, &Inbound)> {
+        let range = (session, MessageNo(0))..=(session, MessageNo(u64::MAX));
+        self.by_note.range(range).filter_map(|&(_, no)| Some((no, self.inbound.get(&no)?)))
+    }
+
+    /// For which messages the service behind the agent was missed.
+    pub fn all_missed(&self) -> &SharedMap<MessageNo, Missed> {
+        &self.missed
+    }
+
+    /// That the service was missed for this message.
+    pub fn missed(&self, no: MessageNo) -> Option<&Missed> {
+        self.missed.get(&no)
+    }
+
+    /// Counts one more time that the service was missed for an open message. Returns the first time and how often.
+    pub(super) fn miss(&mut self, no: MessageNo, reason: &str) -> (At, u32) {
+        let at = self.core.at;
+        let mut missed =
+            self.missed.get(&no).cloned().unwrap_or(Missed { first: at, times: 0, reason: String::new() });
+        missed.times = missed.times.saturating_add(1);
+        reason.clone_into(&mut missed.reason);
+        let found = (missed.first, missed.times);
+        self.touched.insert(ComponentId::Missed(no));
+        self.missed.insert(no, missed);
+        found
+    }
+
+    /// Whether the host has written a time into the row of a message, which the runner compares with the wall clock.
+    pub fn row_has_time(&self, no: MessageNo) -> bool {
+        self.missed.contains_key(&no) || self.inbound(no).is_some_and(|it| it.tries > 0 || it.suspect)
+    }
+
     /// All open outbound messages.
-    pub fn outbounds(&self) -> &BTreeMap<MessageNo, Outbound> {
+    pub fn outbounds(&self) -> &SharedMap<MessageNo, Outbound> {
         &self.outbound
     }
 
@@ -782,7 +979,7 @@ impl State {
     }
 
     /// All destinations that have something to go there.
-    pub fn destinations(&self) -> &BTreeMap<DestinationNo, Destination> {
+    pub fn destinations(&self) -> &SharedMap<DestinationNo, Destination> {
         &self.destinations
     }
 
@@ -824,7 +1021,7 @@ impl State {
     }
 
     /// All open effects.
-    pub fn effects(&self) -> &BTreeMap<EffectId, Owner> {
+    pub fn effects(&self) -> &SharedMap<EffectId, Owner> {
         &self.effects
     }
 
@@ -837,6 +1034,68 @@ impl State {
         let owner = self.effects.remove(&effect)?;
         self.touched.insert(ComponentId::Effect(effect));
         Some(owner)
+    }
+
+    /// All questions, open and remembered.
+    pub fn questions(&self) -> &SharedMap<MessageNo, Question> {
+        &self.questions
+    }
+
+    /// One question, by the number of the outbound message that asked it.
+    pub fn question(&self, no: MessageNo) -> Option<&Question> {
+        self.questions.get(&no)
+    }
+
+    /// The questions of a session, in the order in which they were asked.
+    pub fn questions_of(
+        &self,
+        session: SessionNo,
+    ) -> impl DoubleEndedIterator<Item = (MessageNo, &Question)> {
+        let range = (session, MessageNo(0))..=(session, MessageNo(u64::MAX));
+        self.by_asker.range(range).filter_map(|(_, no)| Some((*no, self.questions.get(no)?)))
+    }
+
+    /// Touches the session too: whether it is idle depends on what it has asked.
+    pub(super) fn question_mut(&mut self, no: MessageNo) -> Option<&mut Question> {
+        let question = self.questions.get_mut(&no)?;
+        self.touched.insert(ComponentId::Question(no));
+        self.touched.insert(ComponentId::Session(question.session));
+        Some(question)
+    }
+
+    pub(super) fn add_question(&mut self, no: MessageNo, question: Question) {
+        self.touched.insert(ComponentId::Question(no));
+        self.touched.insert(ComponentId::Session(question.session));
+        self.by_asker.insert((question.session, no));
+        self.questions.insert(no, question);
+    }
+
+    pub(super) fn remove_question(&mut self, no: MessageNo) {
+        if let Some(question) = self.questions.remove(&no) {
+            self.by_asker.remove(&(question.session, no));
+            self.touched.insert(ComponentId::Question(no));
+            self.touched.insert(ComponentId::Session(question.session));
+        }
+    }
+
+    /// Complaints made about no session in particular.
+    pub fn complaints(&self) -> &Complaints {
+        &self.complaints
+    }
+
+    pub(super) fn complaints_mut(&mut self) -> &mut Complaints {
+        self.touched.insert(ComponentId::Complaints);
+        &mut self.complaints
+    }
+
+    /// That the runtime is away, or was until a moment ago.
+    pub fn outage(&self) -> Option<&Outage> {
+        self.outage.as_ref()
+    }
+
+    pub(super) fn outage_mut(&mut self) -> &mut Option<Outage> {
+        self.touched.insert(ComponentId::Runtime);
+        &mut self.outage
     }
 
     /// The deadlines.

@@ -4,10 +4,12 @@ use super::Step;
 use super::effect::{Cause, Effect, LookWhy, StopReason, backoff};
 use super::input::{Exit, Reading, Unreadable};
 use super::policy::{
-    BUSY_FIRST, BUSY_MAX, CONTAINER_OVERDUE, LOOK_OVERDUE, QUARANTINE_FIRST, QUARANTINE_MAX,
+    BUSY_FIRST, BUSY_MAX, COMPLAIN_EVERY, CONTAINER_OVERDUE, DELIVERY_OVERDUE, LOOK_OVERDUE,
+    QUARANTINE_FIRST, QUARANTINE_MAX, SLOW_FIRST, SLOW_TRIES, TOOL_MAX, WAIT_MAX,
 };
 use super::state::{
-    ComponentId, InState, Item, Life, LookOpen, OutState, Owner, Phase, Session, State, Trouble, Wait,
+    Complaints, ComponentId, InState, Item, Life, LookOpen, OutState, Owner, Phase, Session, State, Trouble,
+    Wait,
 };
 use super::timers::TimerKey;
 use crate::base::{At, Attempt, DestinationNo, EffectId, MessageNo, Ms, SessionNo};
@@ -18,7 +20,7 @@ impl State {
         match wait {
             Wait::Now => Some(At(i64::MIN)),
             Wait::Until(wall) => Some(self.at_of(wall)),
-            Wait::Backoff { since, wait } => Some(since + wait),
+            Wait::Backoff { since, wait } | Wait::Missed { since, wait } => Some(since + wait),
             Wait::Held { since } => Some(since + super::policy::HELD_FOR),
             Wait::Never => None,
         }
@@ -31,10 +33,15 @@ impl State {
         sessions.into_iter().for_each(|no| self.derive_session_timers(no));
         destinations.into_iter().for_each(|no| self.derive_destination_timer(no));
         messages.into_iter().for_each(|no| self.derive_message_timer(no));
+        let questions: Vec<MessageNo> = self.questions().keys().copied().collect();
+        questions.into_iter().for_each(|no| self.derive_question_timer(no));
+        self.timers.put(TimerKey::WithheldAtLarge, withheld_until(self.complaints()));
+        self.derive_outage_timer();
     }
 
     pub(super) fn derive_touched_timers(&mut self) {
-        if self.touched().contains(&ComponentId::Policy) {
+        // Both move the deadlines of everything.
+        if [ComponentId::Policy, ComponentId::Runtime].iter().any(|id| self.touched().contains(id)) {
             return self.derive_all_timers();
         }
         let touched: Vec<ComponentId> = self.touched().iter().copied().collect();
@@ -43,6 +50,10 @@ impl State {
                 ComponentId::Session(no) => self.derive_session_timers(no),
                 ComponentId::Destination(no) => self.derive_destination_timer(no),
                 ComponentId::Outbound(no) => self.derive_message_timer(no),
+                ComponentId::Question(no) => self.derive_question_timer(no),
+                ComponentId::Complaints => {
+                    self.timers.put(TimerKey::WithheldAtLarge, withheld_until(self.complaints()));
+                }
                 _ => {}
             }
         }
@@ -72,6 +83,16 @@ impl State {
             _ => None,
         });
         self.timers.put(TimerKey::DeliverAfter(no), deadline);
+        let overdue = self.outbound(no).and_then(|message| match message.state {
+            OutState::Delivering { since, .. } => Some(since + DELIVERY_OVERDUE),
+            _ => None,
+        });
+        self.timers.put(TimerKey::DeliveryOverdue(no), overdue);
+    }
+
+    fn derive_question_timer(&mut self, no: MessageNo) {
+        let deadline = self.question(no).map(super::state::Question::deadline);
+        self.timers.put(TimerKey::Question(no), deadline);
     }
 
     /// The deadline of one of a session's timers, from its state alone.
@@ -81,6 +102,17 @@ impl State {
             Phase::Running { since, .. } => Some(since),
             _ => None,
         };
+        // Whoever is silent may not be there any more, and nothing can be stopped or asked for again.
+        let judges = matches!(
+            key,
+            TimerKey::ClaimSilence(_)
+                | TimerKey::Ceiling(_)
+                | TimerKey::IdleStop(_)
+                | TimerKey::ContainerOverdue(_)
+        );
+        if judges && self.outage().is_some() {
+            return None;
+        }
         match key {
             TimerKey::MessageDue(_) => self.next_due(session),
             TimerKey::ClaimSilence(_) => {
@@ -93,9 +125,9 @@ impl State {
                 self.first_claim(session)?;
                 Some(extended(session, session.last_sign + policy.silence_ceiling, policy.claim_silence))
             }
-            TimerKey::IdleStop(_) => {
+            TimerKey::IdleStop(no) => {
                 running.filter(|_| session.look.is_none() && self.first_claim(session).is_none())?;
-                Some(session.idle_since + policy.idle_stop)
+                Some(self.idle_until(no, session, session.idle_since + policy.idle_stop))
             }
             TimerKey::Healthy(_) => {
                 running.filter(|_| session.failures > 0).map(|since| since + policy.healthy_after)
@@ -116,8 +148,20 @@ impl State {
                 Some(trouble.since + trouble.wait())
             }
             TimerKey::LookOverdue(_) => session.look.map(|look| look.since + LOOK_OVERDUE),
-            TimerKey::Destination(_) | TimerKey::DeliverAfter(_) => None,
+            TimerKey::Withheld(_) => withheld_until(&session.complaints),
+            TimerKey::Destination(_)
+            | TimerKey::DeliverAfter(_)
+            | TimerKey::Question(_)
+            | TimerKey::DeliveryOverdue(_)
+            | TimerKey::WithheldAtLarge
+            | TimerKey::RuntimeSettled => None,
         }
+    }
+
+    /// An idle container that somebody's answer or an announced wait may go on with is kept for it.
+    fn idle_until(&self, no: SessionNo, session: &Session, idle: At) -> At {
+        let wait = session.wait_until.map(|until| until.min(session.idle_since + WAIT_MAX));
+        [self.asks_until(no), wait].into_iter().flatten().fold(idle, At::max)
     }
 
     /// When the next message that was not due when the session was last considered falls due.
@@ -149,10 +193,16 @@ impl State {
     }
 }
 
-/// A liveness deadline, moved back by what the runner declared: a tool's own deadline, an announced wait.
+/// When complaints that were kept back are told of, if nothing tells of them before.
+fn withheld_until(complaints: &Complaints) -> Option<At> {
+    complaints.values().filter(|(_, withheld)| *withheld > 0).map(|(last, _)| *last + COMPLAIN_EVERY).min()
+}
+
+/// A liveness deadline, moved back by what the runner declared: a tool's own deadline, an announced wait. Its word
+/// counts for at most a day.
 fn extended(session: &Session, deadline: At, slack: Ms) -> At {
-    let tool = session.tool.map(|tool| tool.since + tool.declared + slack);
-    let wait = session.wait_until.map(|until| until + slack);
+    let tool = session.tool.map(|tool| tool.since + tool.declared.min(TOOL_MAX) + slack);
+    let wait = session.wait_until.map(|until| until.min(session.last_sign + WAIT_MAX) + slack);
     deadline.max(tool.unwrap_or(deadline)).max(wait.unwrap_or(deadline))
 }
 
@@ -161,7 +211,19 @@ impl Trouble {
     pub fn wait(&self) -> Ms {
         match self.kind {
             Unreadable::Busy | Unreadable::HotJournal => backoff(BUSY_FIRST, self.failures, BUSY_MAX),
-            Unreadable::Missing | Unreadable::Bad => backoff(QUARANTINE_FIRST, self.failures, QUARANTINE_MAX),
+            Unreadable::Missing | Unreadable::Bad | Unreadable::Inbound => {
+                backoff(QUARANTINE_FIRST, self.failures, QUARANTINE_MAX)
+            }
+            Unreadable::Slow => backoff(SLOW_FIRST, self.failures, QUARANTINE_MAX),
+        }
+    }
+
+    /// Whether it may pass without anybody doing anything; what lasts sets the session apart.
+    fn is_passing(&self) -> bool {
+        match self.kind {
+            Unreadable::Busy | Unreadable::HotJournal => true,
+            Unreadable::Slow => self.failures < SLOW_TRIES,
+            Unreadable::Missing | Unreadable::Bad | Unreadable::Inbound => false,
         }
     }
 }
@@ -191,6 +253,11 @@ impl Step<'_> {
             TimerKey::LookOverdue(no) => self.on_look_overdue(no),
             TimerKey::Destination(no) => self.on_destination_due(no),
             TimerKey::DeliverAfter(no) => self.on_deliver_after(no),
+            TimerKey::Question(no) => self.on_question_due(no),
+            TimerKey::DeliveryOverdue(no) => self.on_delivery_overdue(no),
+            TimerKey::Withheld(no) => self.tell_withheld(Some(no)),
+            TimerKey::WithheldAtLarge => self.tell_withheld(None),
+            TimerKey::RuntimeSettled => *self.state.outage_mut() = None,
         }
     }
 
@@ -208,11 +275,12 @@ impl Step<'_> {
     }
 
     fn look_again(&mut self, no: SessionNo) {
-        let why = match self.state.session(no).map(|session| &session.phase) {
-            Some(Phase::Closing { .. }) => LookWhy::AfterExit,
-            Some(Phase::Quarantined { .. }) => LookWhy::Quarantine,
-            Some(_) => LookWhy::Found,
-            None => return,
+        let Some(session) = self.state.session(no) else { return };
+        let why = match session.phase {
+            _ if session.inbound_is_bad() => LookWhy::Inbound,
+            Phase::Closing { .. } => LookWhy::AfterExit,
+            Phase::Quarantined { .. } => LookWhy::Quarantine,
+            _ => LookWhy::Found,
         };
         self.look(no, why);
     }
@@ -242,8 +310,12 @@ impl Step<'_> {
         }
     }
 
-    /// Asks the container to stop. The caller has looked, or acts on somebody's word.
+    /// Asks the container to stop. The caller has looked, or acts on somebody's word. Nobody can be asked before the
+    /// runtime has said whether it is there; what is still to be stopped then is found again.
     pub(super) fn begin_stop(&mut self, no: SessionNo, attempt: Attempt, reason: StopReason) {
+        if self.state.is_unlisted() {
+            return;
+        }
         let grace = self.state.policy().stop_grace;
         self.state.set_phase(no, Phase::Stopping { attempt, since: self.at, reason });
         self.tell(Effect::StopContainer { session: no, attempt, reason, grace });
@@ -268,13 +340,16 @@ impl Step<'_> {
         }
         match reading {
             Reading::Rows(rows) => {
-                if let Some(session) = self.state.session_mut(no) {
+                if let Some(session) = self.state.session_mut(no).filter(|session| !session.inbound_is_bad())
+                {
                     session.trouble = None;
                 }
                 self.take_rows(no, rows);
                 self.after_look(no, open.why, alive);
             }
-            Reading::Unreadable { kind, detail } => self.on_unreadable(no, kind, detail, Some(open.why)),
+            Reading::Unreadable { kind, detail } => {
+                self.on_unreadable(no, kind, detail, Some((open.why, alive)));
+            }
         }
     }
 
@@ -282,7 +357,7 @@ impl Step<'_> {
         match why {
             LookWhy::BeforeStop(reason) => self.stop_if_still(no, reason, alive),
             LookWhy::AfterExit => self.close_attempt(no),
-            LookWhy::Found | LookWhy::Quarantine => {}
+            LookWhy::Found | LookWhy::Quarantine | LookWhy::Inbound => {}
         }
     }
 
@@ -301,15 +376,18 @@ impl Step<'_> {
                 self.state.session_deadline(session, key).is_some_and(|deadline| deadline <= self.at)
             }
             None if reason == StopReason::MakeRoom => {
-                !self.has_claims(session) && !self.has_due_work(session)
+                !self.has_claims(session)
+                    && !self.has_due_work(session)
+                    && self.state.asks_until(no).is_none()
             }
             None => true,
         };
         if !holds {
             return;
         }
-        if alive == Some(false) {
-            // Its exit is on its way and says more than a stop would.
+        if alive != Some(true) {
+            // Its exit is on its way and says more than a stop would; or the runtime is away, and nobody can tell
+            // whether it is silent or gone. That is on record by now or at once, and puts the deadline off.
             return;
         }
         if reason.blames() {
@@ -332,6 +410,7 @@ impl Step<'_> {
             // News of an older attempt.
             _ => return,
         };
+        let exit = if self.may_be_the_runtimes(exit, started) { Exit::Unknown } else { exit };
         self.gone(no, attempt, exit, reason, started);
     }
 
@@ -353,8 +432,8 @@ impl Step<'_> {
         let Some(session) = self.state.session(no) else { return };
         let Phase::Closing { exit, reason, .. } = session.phase else { return };
         let (claims, progress) = (self.has_claims(session), session.progress);
-        let crashed =
-            reason.is_none() && matches!(exit, Exit::Code(1..) | Exit::Code(..=-1) | Exit::Signal(_));
+        let crashed = reason.is_none()
+            && matches!(exit, Exit::Code(1..) | Exit::Code(..=-1) | Exit::Signal(_) | Exit::OutOfMemory);
         // An exit in mid-turn is an abnormal end of the turn whatever its code; one that nobody saw blames nobody.
         let abnormal = match reason {
             Some(reason) => reason.blames(),
@@ -371,38 +450,50 @@ impl Step<'_> {
         }
         // A container that left by itself and did nothing must not be started again at once.
         let fruitless = reason.is_none() && exit != Exit::Unknown && !progress;
+        if fruitless && !crashed && !claims {
+            let text = format!("container ended with {} before it had done anything", exit.describe());
+            self.complain(Some(no), Cause::Crashed, text);
+        }
         if crashed || fruitless {
             if let Some(session) = self.state.session_mut(no) {
                 session.failures = session.failures.saturating_add(1);
             }
-            self.state.set_phase(no, Phase::BackingOff { since: self.at });
+            self.set_aside(no, Phase::BackingOff { since: self.at });
         } else {
-            self.state.set_phase(no, Phase::Stopped { since: self.at });
+            self.set_aside(no, Phase::Stopped { since: self.at });
         }
     }
 
-    /// outbound.db could not be read. Busy passes; what is bad quarantines the session, and only it.
+    /// Nothing of the session runs any more: it goes to a phase of rest, and to quarantine while inbound.db is bad.
+    pub(super) fn set_aside(&mut self, no: SessionNo, rest: Phase) {
+        let bad = self.state.session(no).is_some_and(Session::inbound_is_bad);
+        let kind = Unreadable::Inbound;
+        self.state.set_phase(no, if bad { Phase::Quarantined { since: self.at, kind } } else { rest });
+    }
+
+    /// outbound.db could not be read. Busy passes; what is bad or slow again and again quarantines the session, and
+    /// only it. Whoever read, and whatever the reason: the session has a deadline for the next look from here on, since
+    /// nothing else need ever happen in a folder whose last change was not read.
     pub(super) fn on_unreadable(
         &mut self,
         no: SessionNo,
         kind: Unreadable,
         detail: String,
-        why: Option<LookWhy>,
+        why: Option<(LookWhy, Option<bool>)>,
     ) {
         let at = self.at;
-        let passing = matches!(kind, Unreadable::Busy | Unreadable::HotJournal);
         let Some(session) = self.state.session_mut(no) else { return };
-        if passing && why.is_none() {
-            // The reader tries again by itself.
-            return;
-        }
         let failures = session.trouble.map_or(1, |trouble| trouble.failures.saturating_add(1));
-        session.trouble = Some(Trouble { since: at, kind, failures });
-        if passing {
+        let trouble = Trouble { since: at, kind, failures };
+        // What is wrong with inbound.db keeps the session apart already, and has its own way out.
+        if !session.inbound_is_bad() {
+            session.trouble = Some(trouble);
+        }
+        if trouble.is_passing() {
             // What was to be stopped is stopped all the same: a container that keeps its file locked must not
             // become immortal by it.
-            if let Some(LookWhy::BeforeStop(reason)) = why {
-                self.stop_if_still(no, reason, None);
+            if let Some((LookWhy::BeforeStop(reason), alive)) = why {
+                self.stop_if_still(no, reason, alive);
             }
             return;
         }
@@ -427,7 +518,9 @@ impl Step<'_> {
 
     /// outbound.db could be read.
     pub(super) fn readable_again(&mut self, no: SessionNo) {
-        let Some(session) = self.state.session(no) else { return };
+        let Some(session) = self.state.session(no).filter(|session| !session.inbound_is_bad()) else {
+            return;
+        };
         let quarantined = matches!(session.phase, Phase::Quarantined { .. });
         let closing = matches!(session.phase, Phase::Closing { .. })
             && session.look.is_none()
@@ -445,8 +538,20 @@ impl Step<'_> {
         }
     }
 
+    /// Writing goes on for as long as it runs, so there is nothing to wait for.
+    pub(super) fn on_folder_too_large(&mut self, no: SessionNo, detail: String) {
+        let Some(session) = self.state.session(no) else {
+            return self.illegal(Some(no), "the folder of a session that is not known");
+        };
+        if let Phase::Running { attempt, .. } | Phase::Starting { attempt, .. } = session.phase {
+            self.complain(Some(no), Cause::Stuck, detail);
+            self.begin_stop(no, attempt, StopReason::TooLarge);
+        }
+    }
+
     pub(super) fn on_shutdown_asked(&mut self) {
-        self.state.core_mut().life = Life::Closing;
+        self.close_for_work();
+        // Where nobody knows what runs, it is left to the next boot.
         let alive: Vec<SessionNo> = self.state.alive().iter().copied().collect();
         for no in alive {
             let Some(session) = self.state.session(no) else { continue };
@@ -454,6 +559,17 @@ impl Step<'_> {
                 self.begin_stop(no, attempt, StopReason::Shutdown);
             }
         }
+    }
+
+    /// What runs goes on, and the next boot finds it among what is alive; what is being started or stopped comes to
+    /// its end first.
+    pub(super) fn on_detach_asked(&mut self) {
+        self.close_for_work();
+    }
+
+    /// Nothing is accepted and nothing started from now on.
+    fn close_for_work(&mut self) {
+        self.state.core_mut().life = Life::Closing;
         let queued: Vec<SessionNo> = self.state.queue().iter().copied().collect();
         for no in queued {
             self.consider(no);
@@ -474,6 +590,21 @@ impl StopReason {
             Self::Operator => "operator",
             Self::Shutdown => "shutdown",
             Self::Leftover => "leftover",
+            Self::TooLarge => "too-large",
+        }
+    }
+}
+
+impl Unreadable {
+    /// For people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Busy => "it is locked",
+            Self::HotJournal => "its writer was killed in the middle of a commit",
+            Self::Missing => "it is missing",
+            Self::Bad => "it is damaged, or not of the form that the contract asks for",
+            Self::Slow => "a read takes longer than its time",
+            Self::Inbound => "inbound.db, the host's own file, cannot be used",
         }
     }
 }
@@ -485,6 +616,7 @@ impl Exit {
             Self::Code(code) => format!("code {code}"),
             Self::Signal(signal) => format!("signal {signal}"),
             Self::Unknown => "unknown".into(),
+            Self::OutOfMemory => "out of memory".into(),
         }
     }
 }

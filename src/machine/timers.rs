@@ -32,11 +32,21 @@ pub enum TimerKey {
     Destination(DestinationNo),
     /// An outbound message's `deliver_after`.
     DeliverAfter(MessageNo),
+    /// A question has waited long enough for its answer, or was remembered long enough.
+    Question(MessageNo),
+    /// A delivery was not heard of.
+    DeliveryOverdue(MessageNo),
+    /// Complaints about this session were kept back and are to be told of.
+    Withheld(SessionNo),
+    /// Complaints about no session in particular were kept back and are to be told of.
+    WithheldAtLarge,
+    /// The runtime has been back for long enough.
+    RuntimeSettled,
 }
 
 impl TimerKey {
     /// All keys of one session.
-    pub fn of_session(session: SessionNo) -> [Self; 9] {
+    pub fn of_session(session: SessionNo) -> [Self; 10] {
         [
             Self::MessageDue(session),
             Self::ClaimSilence(session),
@@ -47,6 +57,7 @@ impl TimerKey {
             Self::StartBackoff(session),
             Self::LookAgain(session),
             Self::LookOverdue(session),
+            Self::Withheld(session),
         ]
     }
 
@@ -64,6 +75,10 @@ impl TimerKey {
             Self::LookOverdue(_) => "look-overdue",
             Self::Destination(_) => "destination",
             Self::DeliverAfter(_) => "deliver-after",
+            Self::Question(_) => "question",
+            Self::DeliveryOverdue(_) => "delivery-overdue",
+            Self::Withheld(_) | Self::WithheldAtLarge => "withheld-complaints",
+            Self::RuntimeSettled => "runtime-settled",
         }
     }
 }

@@ -2,19 +2,21 @@
 
 use super::Step;
 use super::effect::{Body, Cause, Effect, LookWhy, Refusal, StopReason};
-use super::input::Arrival;
-use super::policy::INBOX_MAX;
+use super::input::{Arrival, Line, Unreadable};
+use super::policy::{INBOX_MAX, ROW_CONTENT_MAX};
 use super::route;
 use super::state::{FolderState, InState, Inbound, Life, Owner, Phase, Session, Stage, Wait};
 use crate::base::ids::{base36, is_safe_name};
-use crate::base::{At, Attempt, EffectId, MessageNo, SessionName, SessionNo};
+use crate::base::{At, Attempt, EffectId, MessageNo, RecordNo, SessionName, SessionNo, Wall};
 use crate::session::rows::Address;
 
 /// Message ids are part of paths (`inbox/<id>`) and of idempotency keys; longer ones are refused.
 const MESSAGE_ID_MAX: usize = 200;
 
 impl Step<'_> {
-    pub(super) fn on_arrival(&mut self, it: Arrival) {
+    /// A message came. `line` is what questions of its chat are matched with, where there are any; `sent` is when it
+    /// was sent, where its channel knows that.
+    pub(super) fn on_arrival(&mut self, it: Arrival, line: Option<Line>, sent: Option<Wall>) {
         let refuse =
             |reason| Effect::RefuseInbound { channel: it.channel.clone(), receipt: it.receipt, reason };
         if self.state.core().life != Life::Open {
@@ -22,6 +24,9 @@ impl Step<'_> {
         }
         if !is_safe_name(&it.message_id) || it.message_id.len() > MESSAGE_ID_MAX {
             return self.tell(refuse(Refusal::BadId));
+        }
+        if it.facts.bytes > ROW_CONTENT_MAX {
+            return self.tell(refuse(Refusal::TooLarge));
         }
         let chat = Address {
             channel_type: Some(it.channel.clone()),
@@ -42,10 +47,17 @@ impl Step<'_> {
         if waiting >= INBOX_MAX as usize {
             return self.tell(refuse(Refusal::TooMany(INBOX_MAX)));
         }
+        if let Some(line) = line
+            && self.take_answer(session, &chat, &it, &line)
+        {
+            return;
+        }
         self.ensure_folder(session);
         let id = format!("{}:{}", it.message_id, self.state.directory().group);
         let body = Body::Arrived { channel: it.channel.clone(), receipt: it.receipt };
-        self.write_inbound(session, id, chat, true, body);
+        let message = self.add_writing(session, id, chat, true, body);
+        let at = sent.unwrap_or(self.state.wall());
+        self.write_row(message, at);
     }
 
     /// Nothing new is taken that would have to be stored; its sender keeps it. What was taken goes on.
@@ -55,7 +67,7 @@ impl Step<'_> {
         self.tell(Effect::RefuseInbound { channel: it.channel, receipt: it.receipt, reason });
     }
 
-    /// Adds an inbound message and has its row written.
+    /// Adds an inbound message and has its row written, with the time of now.
     pub(super) fn write_inbound(
         &mut self,
         session: SessionNo,
@@ -64,11 +76,24 @@ impl Step<'_> {
         trigger: bool,
         body: Body,
     ) {
-        let message = self.state.add_inbound(Inbound {
+        let message = self.add_writing(session, id, origin, trigger, body);
+        let now = self.state.wall();
+        self.write_row(message, now);
+    }
+
+    fn add_writing(
+        &mut self,
+        session: SessionNo,
+        id: String,
+        origin: Address,
+        trigger: bool,
+        body: Body,
+    ) -> MessageNo {
+        self.state.add_inbound(Inbound {
             session,
-            id: id.clone(),
+            id,
             seq: None,
-            origin: origin.clone(),
+            origin,
             trigger,
             tries: 0,
             suspect: false,
@@ -76,12 +101,11 @@ impl Step<'_> {
             void: None,
             released: None,
             update: None,
-        });
-        self.write_row(message);
+        })
     }
 
-    /// Has the row of a message that is in `Writing` written.
-    pub(super) fn write_row(&mut self, no: MessageNo) {
+    /// Has the row of a message that is in `Writing` written, as of a time.
+    pub(super) fn write_row(&mut self, no: MessageNo, timestamp: Wall) {
         let Some(message) = self.state.inbound(no) else { return };
         let InState::Writing { body, .. } = &message.state else { return };
         let effect = Effect::WriteInbound {
@@ -91,16 +115,25 @@ impl Step<'_> {
             body: body.clone(),
             trigger: message.trigger,
             origin: message.origin.clone(),
-            timestamp: self.state.wall(),
+            timestamp,
         };
         self.issue(Owner::Row(no), effect);
     }
 
-    /// An id for something that the machine makes: contract 8's `<prefix>-<ms>-<r6>`, from the record's number.
-    pub(super) fn made_id(&self, prefix: &str) -> String {
+    /// An id for something that the machine makes: contract 8's `<prefix>-<ms>-<r6>`.
+    pub(super) fn made_id(&mut self, prefix: &str) -> String {
+        let ms = self.state.wall().0.div_euclid(1_000);
+        let index = self.made;
+        self.made += 1;
+        format!("{prefix}-{ms}-{}", base36(sixth(self.record, index), 6))
+    }
+
+    /// The id of a session that this record makes, of which there is one. It has more digits than contract 8's six,
+    /// which nobody counts, and is as it is because the sessions of all journals are named by it.
+    fn session_id(&self) -> String {
         let ms = self.state.wall().0.div_euclid(1_000);
         let unique = (self.record.0 << 8) | (self.effects.len() as u64 & 0xff);
-        format!("{prefix}-{ms}-{}", base36(unique, 6))
+        format!("sess-{ms}-{}", base36(unique, 6))
     }
 
     fn new_session(&mut self, chat: &Address) -> Option<SessionNo> {
@@ -108,7 +141,7 @@ impl Step<'_> {
             return None;
         };
         let origin = Address { thread_id: None, ..chat.clone() };
-        let name = SessionName::new(self.state.directory().group.clone(), self.made_id("sess")).ok()?;
+        let name = SessionName::new(self.state.directory().group.clone(), self.session_id()).ok()?;
         let session = self.state.add_session(Session::new(name, origin, self.at));
         self.state.directory_mut().chats.insert((channel, platform), session);
         Some(session)
@@ -132,9 +165,19 @@ impl Step<'_> {
         let InState::Writing { body, .. } = message.state.clone() else { return };
         message.seq = Some(seq);
         message.state = InState::Queued { wait: Wait::Now };
-        let (session, id) = (message.session, message.id.clone());
-        if let Body::Arrived { channel, receipt } = body {
-            self.tell(Effect::AcceptInbound { channel, receipt, duplicate });
+        let (session, id, origin) = (message.session, message.id.clone(), message.origin.clone());
+        match body {
+            Body::Arrived { channel, receipt } => {
+                self.tell(Effect::AcceptInbound { channel, receipt, duplicate });
+            }
+            Body::Answer { question, arrival, .. } => {
+                self.note_answer(question);
+                if duplicate {
+                    let _ = self.state.remove_inbound(no);
+                }
+                return self.on_answer_written(session, &origin, arrival, duplicate);
+            }
+            Body::Note(_) => {}
         }
         // A row of that id was there: the machine either has it open under another number or is done with it.
         if duplicate {
@@ -151,7 +194,16 @@ impl Step<'_> {
     pub(super) fn on_inbound_write_failed(&mut self, effect: EffectId, reason: String) {
         let Some(Owner::Row(no)) = self.state.close(effect) else { return };
         let Some(message) = self.state.remove_inbound(no) else { return };
-        if let InState::Writing { body: Body::Arrived { channel, receipt }, .. } = message.state {
+        let InState::Writing { body, .. } = message.state else { return };
+        let sender = match body {
+            Body::Arrived { channel, receipt } => Some((channel, receipt)),
+            Body::Answer { question, arrival, .. } => {
+                self.on_answer_not_written(question);
+                arrival.map(|it| (it.channel, it.receipt))
+            }
+            Body::Note(_) => None,
+        };
+        if let Some((channel, receipt)) = sender {
             let reason = Refusal::NotWritten(reason.clone());
             self.tell(Effect::RefuseInbound { channel, receipt, reason });
         }
@@ -203,8 +255,12 @@ impl Step<'_> {
         }
     }
 
-    /// Starts what waits, first come first served; where no slot is free, an idle container is stopped for it.
+    /// Starts what waits, first come first served; where no slot is free, an idle container is stopped for it. Nothing
+    /// is tried while the runtime is away.
     pub(super) fn fill_slots(&mut self) {
+        if self.state.is_runtime_away() {
+            return;
+        }
         let slots = self.state.policy().slots as usize;
         while self.state.alive().len() < slots {
             if self.state.queue().is_empty() {
@@ -232,6 +288,7 @@ impl Step<'_> {
                 && session.look.is_none()
                 && !self.has_claims(session)
                 && !self.has_due_work(session)
+                && self.state.asks_until(no).is_none()
             {
                 let candidate = (session.idle_since, no);
                 idle = Some(idle.map_or(candidate, |best| best.min(candidate)));
@@ -271,6 +328,10 @@ impl Step<'_> {
         if let Some(error) = error {
             return self.start_failed(no, format!("destinations not written: {error}"));
         }
+        if self.state.is_runtime_away() {
+            // It went meanwhile; the session waits for it with the others.
+            return self.state.set_phase(no, Phase::Stopped { since: self.at });
+        }
         let effect = self.issue(Owner::Start(no), Effect::StartContainer { session: no, attempt });
         self.state.set_phase(no, Phase::Starting { attempt, since, effect, stage: Stage::Launching });
     }
@@ -293,16 +354,20 @@ impl Step<'_> {
     pub(super) fn on_start_failed(&mut self, effect: EffectId, reason: String) {
         let Some(Owner::Start(no)) = self.state.close(effect) else { return };
         match self.state.session(no).map(|session| &session.phase) {
+            // The session did not fail: it is started when the runtime is back.
+            Some(&Phase::Starting { effect: own, .. }) if own == effect && self.state.is_runtime_away() => {
+                self.state.set_phase(no, Phase::Stopped { since: self.at });
+            }
             Some(&Phase::Starting { effect: own, .. }) if own == effect => self.start_failed(no, reason),
             // It was asked to stop while it was being started: it is stopped now.
-            Some(Phase::Stopping { .. }) => self.state.set_phase(no, Phase::Stopped { since: self.at }),
+            Some(Phase::Stopping { .. }) => self.set_aside(no, Phase::Stopped { since: self.at }),
             _ => {}
         }
     }
 
     pub(super) fn start_failed(&mut self, no: SessionNo, reason: String) {
         let at = self.at;
-        self.state.set_phase(no, Phase::BackingOff { since: at });
+        self.set_aside(no, Phase::BackingOff { since: at });
         if let Some(session) = self.state.session_mut(no) {
             session.failures = session.failures.saturating_add(1);
         }
@@ -310,7 +375,21 @@ impl Step<'_> {
     }
 }
 
+/// A number of six digits to base 36 for the n-th thing that a record makes. No two are the same of one record, up to
+/// 65,536 things, nor of 33,000 records in a row, which are more than a millisecond holds.
+fn sixth(record: RecordNo, n: u64) -> u64 {
+    const SPAN: u64 = 36u64.pow(6);
+    let (low, high) = (n & 0xff, (n >> 8) & 0xff);
+    let of_record = (record.0 << 8) % SPAN;
+    (of_record + low + high * (SPAN / 256)) % SPAN
+}
+
 impl Session {
+    /// Whether inbound.db cannot be read or written, so that nothing of the session can go on.
+    pub fn inbound_is_bad(&self) -> bool {
+        self.trouble.is_some_and(|trouble| trouble.kind == Unreadable::Inbound)
+    }
+
     /// A session that was just heard of.
     pub fn new(name: SessionName, origin: Address, at: At) -> Self {
         Self {

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use super::stat::Mount;
 use crate::base::{EffectId, SessionNo};
 use crate::session::host_side::{Reading, Unreadable};
 
 /// Something that the owner should know. Handed to the sink on one of the reactor's threads.
 #[derive(Debug)]
 pub enum ReactorEvent {
-    /// A session was read because something hinted at a change. To be answered with `settled`. After an error that
-    /// lasts the session is read again at the next hint or look, not by itself: when, is the owner's back-off.
+    /// A session was read because something hinted at a change. To be answered with `settled`. A locked file is tried
+    /// on and on; after any other error the session is read again at the next hint or look, not by itself: when, is the
+    /// owner's back-off.
     Read {
         /// The session.
         session: SessionNo,
@@ -54,8 +56,8 @@ pub enum Warning {
     /// The watch limit is reached. Said once, until every session could be watched again.
     #[error(
         "cannot watch session {session} and perhaps others: the limit of file watches is reached; their changes \
-         are noticed up to {}s late; raise it with sysctl fs.inotify.max_user_watches",
-        .late.as_secs()
+         are noticed up to {:?} late; raise it with sysctl fs.inotify.max_user_watches",
+        .late
     )]
     WatchLimit {
         /// The first session concerned.
@@ -64,7 +66,7 @@ pub enum Warning {
         late: Duration,
     },
     /// There is no watcher at all. Said once, until there is one.
-    #[error("sessions are looked at every {}s because nothing can be watched: {why}", .late.as_secs())]
+    #[error("sessions are looked at every {:?} because nothing can be watched: {why}", .late)]
     NoWatcher {
         /// Why, with the way out.
         why: String,
@@ -72,7 +74,7 @@ pub enum Warning {
         late: Duration,
     },
     /// One folder cannot be watched.
-    #[error("cannot watch session {session}: {why}; its changes are noticed up to {}s late", .late.as_secs())]
+    #[error("cannot watch session {session}: {why}; its changes are noticed up to {:?} late", .late)]
     NotWatched {
         /// The session.
         session: SessionNo,
@@ -92,14 +94,23 @@ pub enum Warning {
     WatcherReplaced,
     /// The data folder lies on a mount where events and caches cannot be trusted.
     #[error(
-        "the data folder lies on {kind}: sessions are looked at every {}s besides being watched, and no \
+        "the data folder lies on {mount}: running sessions are looked at every {:?} besides being watched, and no \
          connection is kept; a local file system is faster",
-        .late.as_secs()
+        .mount.late()
     )]
     NotLocal {
-        /// What kind of mount it is.
-        kind: &'static str,
-        /// How late a change without an event is noticed.
+        /// What it lies on.
+        mount: Mount,
+    },
+    /// The mount counted as local, and its silence was learned from what the resync found. Said once.
+    #[error(
+        "changes in running sessions are found and no event announces them: sessions are looked at every {:?} besides \
+         being watched, and no connection is kept, until the next start; put the data folder on a local file system \
+         (lamplighter doctor tries it), not on a share of another machine or of a virtual machine's host",
+        .late
+    )]
+    NoEvents {
+        /// How late a change is noticed from now on.
         late: Duration,
     },
 }

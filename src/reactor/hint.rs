@@ -78,6 +78,12 @@ fn known(name: &[u8]) -> Option<Name> {
     }
 }
 
+/// Whether a change of the file `name`, of whatever kind, is an event about rows: proof that they are announced, also
+/// where it is no hint.
+pub fn is_of_rows(name: &[u8]) -> bool {
+    matches!(known(name), Some(Name::Database | Name::Journal))
+}
+
 /// The hint in a change of the file `name` inside a watched folder; `None` for names and changes that say
 /// nothing.
 pub fn of_file(name: &[u8], change: Change) -> Option<Hint> {
@@ -139,6 +145,19 @@ mod tests {
              .heartbeat MovedFrom -\n\
              .heartbeat MovedTo Heartbeat\n"
         );
+    }
+
+    #[test]
+    fn the_database_and_its_journal_are_of_rows_and_nothing_else_is() {
+        for (name, rows) in [
+            ("outbound.db", true),
+            ("outbound.db-journal", true),
+            (".heartbeat", false),
+            ("outbound.db-wal", false),
+            ("probe", false),
+        ] {
+            assert_eq!(is_of_rows(name.as_bytes()), rows, "{name}");
+        }
     }
 
     #[test]

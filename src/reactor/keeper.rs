@@ -17,7 +17,8 @@ use super::event::{ReactorEvent, Warning};
 use super::resync::{Resync, SHORTEST_WAIT};
 use super::schedule::{Found, Place};
 use super::shared::{PROBE, Shared, Wish};
-use super::stat::{FolderId, Mount, Signature};
+use super::silence::Silence;
+use super::stat::{FolderId, Signature};
 use super::watch::{WatchError, WatchPort, WatcherMaker};
 use crate::base::SessionNo;
 
@@ -45,6 +46,14 @@ struct Dormant {
     seen: Option<Signature>,
 }
 
+/// A change that no event had announced when it was found.
+struct Suspect {
+    no: SessionNo,
+    found: Found,
+    /// Whether a watch should have announced it.
+    watched: bool,
+}
+
 /// When the watcher was last proved to live.
 enum Probe {
     /// Touch it at this time.
@@ -62,7 +71,8 @@ pub(super) struct Keeper {
     dormant: BTreeMap<SessionNo, Dormant>,
     resync: Resync,
     /// What the last resync found, to be counted unless an event still comes.
-    suspects: Vec<(SessionNo, Found)>,
+    suspects: Vec<Suspect>,
+    silence: Silence,
     /// How many live sessions are watched.
     watches: usize,
     /// Live sessions whose folder is gone: how often it was looked for, and when to look again.
@@ -73,6 +83,8 @@ pub(super) struct Keeper {
     warned_limit: bool,
     warned_watcher: bool,
     probe: Probe,
+    /// A probe was seen, of this watcher or of an older one.
+    probe_works: bool,
     /// When to look at everything, after events were lost.
     full_look: Option<Instant>,
     /// When that was done last.
@@ -83,7 +95,7 @@ impl Keeper {
     /// Makes and watches nothing yet.
     pub(super) fn new(shared: Arc<Shared>, maker: WatcherMaker) -> Self {
         let now = Instant::now();
-        let resync = Resync::new(shared.config.resync_every, now);
+        let resync = Resync::new(shared.config.resync_every, shared.config.mount.late(), now);
         Self {
             shared,
             maker,
@@ -92,6 +104,7 @@ impl Keeper {
             dormant: BTreeMap::new(),
             resync,
             suspects: Vec::new(),
+            silence: Silence::default(),
             watches: 0,
             lost: BTreeMap::new(),
             unwatched: BTreeSet::new(),
@@ -99,6 +112,7 @@ impl Keeper {
             warned_limit: false,
             warned_watcher: false,
             probe: Probe::Next(now),
+            probe_works: false,
             full_look: None,
             looked: None,
         }
@@ -106,8 +120,9 @@ impl Keeper {
 
     /// What comes first: the watcher, before any session asks for a watch.
     fn begin(&mut self) {
-        if let Mount::NotLocal { kind } = self.shared.config.mount {
-            self.warn(Warning::NotLocal { kind, late: SHORTEST_WAIT });
+        let mount = self.shared.config.mount;
+        if !mount.is_local() {
+            self.warn(Warning::NotLocal { mount });
         }
         self.make_watcher(Instant::now());
     }
@@ -195,11 +210,6 @@ impl Keeper {
                 self.dormant.insert(no, Dormant { place, seen });
                 self.resync.add(no, now);
             }
-            Wish::Gone => {
-                self.uncover(no);
-                self.dormant.remove(&no);
-                self.resync.remove(no);
-            }
         }
     }
 
@@ -237,10 +247,18 @@ impl Keeper {
             let outcome = watch(self.watcher.as_mut(), live);
             self.take_outcome(no, outcome, now);
         }
+        self.say_covered(no);
         let Some(live) = self.live.get(&no) else { return };
-        self.resync.cover(no, live.watched && self.shared.config.mount.is_local());
         self.shared.lock().schedule.arm(no, &live.place, now);
         self.shared.work.notify_one();
+    }
+
+    /// Tells the resync whether the session's events can be relied on.
+    fn say_covered(&mut self, no: SessionNo) {
+        let Some(live) = self.live.get(&no) else { return };
+        let covered = live.watched && self.shared.mount().is_local();
+        // One whose folder is gone is looked for by itself.
+        self.resync.cover(no, covered || self.lost.contains_key(&no));
     }
 
     fn take_outcome(&mut self, no: SessionNo, outcome: Result<FolderId, WatchError>, now: Instant) {
@@ -282,7 +300,7 @@ impl Keeper {
             WatchError::NoWatchesLeft => {
                 let warned = std::mem::replace(&mut self.warned_limit, true);
                 if !warned {
-                    self.warn(Warning::WatchLimit { session: no, late: SHORTEST_WAIT });
+                    self.warn(Warning::WatchLimit { session: no, late: self.shared.mount().late() });
                 }
             }
             // Was said already, or will be when the watcher is replaced.
@@ -293,7 +311,7 @@ impl Keeper {
             }
             _ if new => {
                 let why = error.to_string();
-                self.warn(Warning::NotWatched { session: no, why, late: SHORTEST_WAIT });
+                self.warn(Warning::NotWatched { session: no, why, late: self.shared.mount().late() });
             }
             _ => {}
         }
@@ -379,7 +397,10 @@ impl Keeper {
             Err(error) => {
                 self.limit_retry.get_or_insert(now + LIMIT_RETRY);
                 if !std::mem::replace(&mut self.warned_watcher, true) {
-                    self.warn(Warning::NoWatcher { why: error.to_string(), late: SHORTEST_WAIT });
+                    self.warn(Warning::NoWatcher {
+                        why: error.to_string(),
+                        late: self.shared.mount().late(),
+                    });
                 }
             }
         }
@@ -418,7 +439,12 @@ impl Keeper {
                     Probe::Next(now + every)
                 };
             }
-            Probe::Asked(_) if self.shared.lock().probe_seen => self.probe = Probe::Next(now + every),
+            Probe::Asked(_) if self.shared.lock().probe_seen => {
+                self.probe = Probe::Next(now + every);
+                self.probe_works = true;
+                // The watcher lives and hears what this process does: it is the mount that is silent, if any.
+                self.conclude();
+            }
             Probe::Asked(at) if at <= now => self.replace_watcher(now),
             Probe::Next(_) | Probe::Asked(_) => {}
         }
@@ -428,6 +454,14 @@ impl Keeper {
         self.watcher = None;
         self.shared.lock().counters.watcher_restarts += 1;
         self.warn(Warning::WatcherReplaced);
+        if self.probe_works {
+            // What the dead watcher missed is not the mount's fault.
+            self.silence.begin_anew();
+            self.suspects.iter_mut().for_each(|suspect| suspect.watched = false);
+        } else {
+            // No watcher ever heard anything here, not even of this process.
+            self.conclude();
+        }
         self.make_watcher(now);
         self.watches = 0;
         for live in self.live.values_mut() {
@@ -444,6 +478,7 @@ impl Keeper {
             return;
         }
         self.count_suspects();
+        self.suspect_silence(now);
         for no in self.resync.due(now) {
             self.visit_live(no, now);
             self.visit_dormant(no);
@@ -452,11 +487,49 @@ impl Keeper {
 
     /// What the last visit found and no event has announced since.
     fn count_suspects(&mut self) {
+        // Before the hints are looked at: an event in between counts next time.
+        let heard = self.shared.row_events();
         let mut state = self.shared.lock();
-        for (no, found) in self.suspects.drain(..) {
+        // The events of what was found may be among those that are known to be lost.
+        let excused = state.lost || self.full_look.is_some();
+        let mut silent = false;
+        for Suspect { no, found, watched } in self.suspects.drain(..) {
             let unannounced = state.schedule.is_unannounced(no, found);
             state.counters.unannounced += u64::from(unannounced);
+            silent |= unannounced && watched && !excused;
         }
+        self.silence.judge(silent, heard);
+    }
+
+    /// Where silence is proved but for a dead watcher, that is asked first; the answer concludes.
+    fn suspect_silence(&mut self, now: Instant) {
+        if !self.is_silence_proved() {
+            return;
+        }
+        match self.probe {
+            _ if self.probe_folder().is_none() => self.conclude(),
+            Probe::Next(_) => self.probe = Probe::Next(now),
+            Probe::Asked(_) => {}
+        }
+    }
+
+    fn is_silence_proved(&self) -> bool {
+        self.shared.mount().is_local() && self.silence.is_proved(self.shared.row_events())
+    }
+
+    /// Treats the mount as one without events if it proved to be one.
+    fn conclude(&mut self) {
+        if !self.is_silence_proved() {
+            return;
+        }
+        self.shared.fall_silent();
+        let late = self.shared.mount().late();
+        self.resync.set_uncovered_wait(late);
+        let live: Vec<SessionNo> = self.live.keys().copied().collect();
+        for no in live {
+            self.say_covered(no);
+        }
+        self.warn(Warning::NoEvents { late });
     }
 
     fn visit_live(&mut self, no: SessionNo, now: Instant) {
@@ -466,9 +539,12 @@ impl Keeper {
             self.cover_again(no, now);
             return;
         }
-        let seen = Signature::of(&live.place.folder);
+        let folder = &live.place.folder;
+        let is_local = self.shared.mount().is_local();
+        let watched = live.watched;
+        let seen = if is_local { Signature::of(folder) } else { Signature::fresh(folder) };
         let found = self.shared.lock().schedule.compare(no, &seen, now);
-        self.suspects.extend(found.map(|found| (no, found)));
+        self.suspects.extend(found.map(|found| Suspect { no, found, watched }));
         self.shared.work.notify_one();
     }
 
@@ -504,3 +580,7 @@ fn watch(watcher: Option<&mut Box<dyn WatchPort>>, live: &mut Live) -> Result<Fo
         }
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

@@ -76,6 +76,13 @@ impl<K: Copy + Eq + Hash, V> Kept<K, V> {
         gone
     }
 
+    /// Hands back everything.
+    #[must_use = "what is handed back is to be closed without the lock"]
+    pub fn drain(&mut self) -> Vec<V> {
+        self.order.clear();
+        self.values.drain().map(|(_, (_, _, value))| value).collect()
+    }
+
     /// When [`Kept::shrink`] will have something to do; `None` when nothing is superfluous.
     pub fn next_shrink(&self) -> Option<Instant> {
         if self.values.len() <= USUAL {
@@ -125,6 +132,19 @@ mod tests {
         assert!(kept.shrink(start + Duration::from_secs(59)).is_empty());
         assert_eq!(kept.shrink(start + SHRINK_AFTER).len(), MOST - USUAL);
         assert_eq!(kept.next_shrink(), None);
+    }
+
+    #[test]
+    fn what_is_drained_is_handed_back_and_kept_no_more() {
+        let start = Instant::now();
+        let mut kept = Kept::default();
+        assert!(kept.put(1, 'a', start).is_empty() && kept.put(2, 'b', start).is_empty());
+        let mut gone = kept.drain();
+        gone.sort_unstable();
+        assert_eq!(gone, ['a', 'b']);
+        assert_eq!((kept.len(), kept.take(1)), (0, None));
+        assert!(kept.put(1, 'c', start).is_empty());
+        assert_eq!(kept.len(), 1);
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod pool;
 pub mod resync;
 mod schedule;
 mod shared;
+pub mod silence;
 pub mod source;
 pub mod stat;
 pub mod watch;
@@ -101,12 +102,17 @@ pub enum Refused {
 pub struct Stats {
     /// Folders being watched.
     pub watches: usize,
-    /// Live sessions that could not be watched; looked at every second instead.
+    /// Live sessions that could not be watched; looked at every second instead, or as often as the mount asks for.
     pub uncovered: usize,
     /// Connections kept open.
     pub kept: usize,
-    /// Whether the mount is local; if not, no connection is kept.
+    /// Whether the mount is local, and announces what containers change; if not, no connection is kept and live
+    /// sessions are looked at all the time.
     pub local: bool,
+    /// Whether that was learned only here: changes were found again and again, and no event came.
+    pub silent: bool,
+    /// How late a change is noticed, in a live session, of which no event tells.
+    pub late: Duration,
     /// Changes that only the resync found.
     pub unannounced: u64,
     /// How often events were lost and everything was read again.
@@ -227,12 +233,6 @@ impl Reactor {
         self.end(session, Wish::Dormant(place(name, folder), seen))
     }
 
-    /// The session is no more. To be called before its folder is removed, which is costly while it is
-    /// watched. Hands back the looks that will not be answered.
-    pub fn forget(&self, session: SessionNo) -> Vec<EffectId> {
-        self.end(session, Wish::Gone)
-    }
-
     fn end(&self, session: SessionNo, wish: Wish) -> Vec<EffectId> {
         let mut state = self.shared.lock();
         let dropped = state.schedule.remove(session);
@@ -289,7 +289,9 @@ impl Reactor {
             watches: state.watches,
             uncovered: state.uncovered,
             kept: state.kept.len(),
-            local: self.shared.config.mount.is_local(),
+            local: self.shared.mount().is_local(),
+            silent: self.shared.is_silent(),
+            late: self.shared.mount().late(),
             unannounced: counters.unannounced,
             rescans: counters.rescans,
             reads: counters.reads,
@@ -352,5 +354,7 @@ fn place(name: SessionName, folder: &SessionFolder) -> Arc<Place> {
     Arc::new(Place { name, folder })
 }
 
+#[cfg(test)]
+mod slow_tests;
 #[cfg(test)]
 mod tests;

@@ -75,6 +75,8 @@ pub(super) struct Session {
     pub(super) announced: bool,
     pub(super) looks: VecDeque<Look>,
     pub(super) busy: Option<Busy>,
+    /// A read took longer than its budget, and none has succeeded since.
+    pub(super) slow: bool,
     pub(super) bucket: Bucket,
     /// Rows were left in the file that a plan with room must fetch.
     pub(super) left: bool,
@@ -110,6 +112,7 @@ impl Session {
             announced: false,
             looks: VecDeque::new(),
             busy: None,
+            slow: false,
             bucket: Bucket::new(rows_per_second, MAX_ROOM, now),
             left: false,
             habit: Habit::Unknown,
@@ -218,6 +221,7 @@ impl Session {
             announced: std::mem::take(&mut self.announced),
             look,
             urgency,
+            slow: self.slow,
         }))
     }
 
@@ -237,12 +241,14 @@ impl Session {
         self.phase = Phase::Reported;
         match outcome {
             Outcome::Busy => {}
-            Outcome::Failed => {
+            Outcome::Slow | Outcome::Failed => {
                 self.busy = None;
+                self.slow |= outcome == Outcome::Slow;
                 self.seen = Some(seen);
             }
             Outcome::Done { rows, more } => {
                 self.busy = None;
+                self.slow = false;
                 self.seen = Some(seen);
                 self.bucket.spend(rows, now);
                 self.left = more || job.plan.room == 0;

@@ -88,14 +88,16 @@ fn perform_read(shared: &Shared, job: &ReadJob, reader: Option<Box<dyn OpenReade
         Err(Unreadable { session: place.name.clone(), path: place.folder.outbound_db(), cause })
     });
     let outcome = Outcome::of(&result);
-    let keep = outcome != Outcome::Failed && shared.config.mount.is_local();
+    let keep = !matches!(outcome, Outcome::Failed | Outcome::Slow) && shared.mount().is_local();
     let reader = keep.then_some(reader);
 
     let mut state = shared.lock();
+    // Asked again: what was learned during the read holds for this connection too.
+    let keep = shared.mount().is_local();
     let now = Instant::now();
     let fate = state.schedule.finish_read(job, outcome, seen, heartbeat, now);
     let gone = match reader {
-        Some(reader) if fate != Fate::Stale => state.kept.put(job.session, reader, now),
+        Some(reader) if keep && fate != Fate::Stale => state.kept.put(job.session, reader, now),
         other => other.into_iter().collect(),
     };
     count(&mut state, &result, outcome, panicked);

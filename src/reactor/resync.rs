@@ -1,6 +1,7 @@
 //! The floor under the events: which sessions to `stat` when, so that every one is looked at once a period.
 //!
-//! Invariant: at most one wake-up a second, whatever the number of sessions (design 2, rule 3).
+//! Invariant: at most one wake-up a second, whatever the number of sessions (design 2, rule 3), but for live sessions
+//! on a mount without events: while there are such, one every [`NO_EVENTS_WAIT`].
 //! Invariant: every session that stays known is visited within one period and one wake-up.
 //! Invariant: pure; time is an argument, nothing here touches a file.
 
@@ -13,10 +14,16 @@ use crate::base::SessionNo;
 /// The shortest time between two wake-ups: a daemon with nothing to do should not wake more often (design 2).
 pub const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
+/// The time between two looks at a live session on a mount without events: long enough that a hundred of them cost a
+/// processor nothing to speak of, short enough for somebody who waits for an answer.
+pub const NO_EVENTS_WAIT: Duration = Duration::from_millis(250);
+
 /// The order in which sessions are visited.
 #[derive(Debug)]
 pub struct Resync {
     period: Duration,
+    /// The time between two visits of those that no watch covers.
+    uncovered_wait: Duration,
     sessions: BTreeSet<SessionNo>,
     /// Those that no watch covers: visited at every wake-up.
     uncovered: BTreeSet<SessionNo>,
@@ -29,10 +36,12 @@ pub struct Resync {
 }
 
 impl Resync {
-    /// Nothing to visit yet. A period below [`SHORTEST_WAIT`] is raised to it.
-    pub fn new(period: Duration, now: Instant) -> Self {
+    /// Nothing to visit yet. A period below [`SHORTEST_WAIT`] is raised to it. `uncovered_wait` is the time between two
+    /// visits of sessions that no watch covers.
+    pub fn new(period: Duration, uncovered_wait: Duration, now: Instant) -> Self {
         Self {
             period: period.max(SHORTEST_WAIT),
+            uncovered_wait,
             sessions: BTreeSet::new(),
             uncovered: BTreeSet::new(),
             cursor: None,
@@ -42,6 +51,12 @@ impl Resync {
         }
     }
 
+    /// From now on sessions that no watch covers are visited so often: what the mount asks for was learned.
+    pub fn set_uncovered_wait(&mut self, wait: Duration) {
+        self.uncovered_wait = wait;
+        self.plan_next();
+    }
+
     /// From now on the session is visited.
     pub fn add(&mut self, session: SessionNo, now: Instant) {
         if self.is_idle() {
@@ -49,13 +64,6 @@ impl Resync {
             self.owed = 0;
         }
         self.sessions.insert(session);
-        self.plan_next();
-    }
-
-    /// The session is visited no more.
-    pub fn remove(&mut self, session: SessionNo) {
-        self.sessions.remove(&session);
-        self.uncovered.remove(&session);
         self.plan_next();
     }
 
@@ -112,8 +120,11 @@ impl Resync {
 
     fn plan_next(&mut self) {
         let count = u32::try_from(self.sessions.len()).unwrap_or(u32::MAX).max(1);
-        let wait = if self.uncovered.is_empty() { self.period / count } else { SHORTEST_WAIT };
-        self.next = self.last + wait.max(SHORTEST_WAIT);
+        let wait = match self.uncovered.is_empty() {
+            true => (self.period / count).max(SHORTEST_WAIT),
+            false => self.uncovered_wait,
+        };
+        self.next = self.last + wait;
     }
 }
 
@@ -144,7 +155,7 @@ mod tests {
         #[test]
         fn every_session_is_visited_each_period_with_at_most_one_wake_up_a_second(count in 1u32..500) {
             let start = Instant::now();
-            let mut resync = Resync::new(PERIOD, start);
+            let mut resync = Resync::new(PERIOD, SHORTEST_WAIT, start);
             for no in 0..count {
                 resync.add(SessionNo(no), start);
             }
@@ -161,7 +172,7 @@ mod tests {
     #[test]
     fn the_visits_of_a_thousand_sessions_are_spread_evenly() {
         let start = Instant::now();
-        let mut resync = Resync::new(PERIOD, start);
+        let mut resync = Resync::new(PERIOD, SHORTEST_WAIT, start);
         for no in 0..1_000 {
             resync.add(SessionNo(no), start);
         }
@@ -174,7 +185,7 @@ mod tests {
     #[test]
     fn a_session_without_a_watch_is_visited_every_second() {
         let start = Instant::now();
-        let mut resync = Resync::new(PERIOD, start);
+        let mut resync = Resync::new(PERIOD, SHORTEST_WAIT, start);
         resync.add(SessionNo(1), start);
         resync.add(SessionNo(2), start);
         resync.cover(SessionNo(2), false);
@@ -186,12 +197,89 @@ mod tests {
     }
 
     #[test]
+    fn on_a_mount_without_events_a_live_session_is_visited_four_times_a_second_and_others_as_before() {
+        let start = Instant::now();
+        let mut resync = Resync::new(PERIOD, NO_EVENTS_WAIT, start);
+        for no in 0..60 {
+            resync.add(SessionNo(no), start);
+        }
+        let (wakes, _) = run(&mut resync, start, PERIOD);
+        assert!(wakes <= 60, "nobody is live: {wakes}");
+        resync.cover(SessionNo(7), false);
+        let (wakes, visits) = run(&mut resync, start + PERIOD, PERIOD);
+        assert!((239..=241).contains(&wakes), "{wakes}");
+        assert_eq!(visits[&SessionNo(7)].len(), wakes);
+        for (no, times) in visits.iter().filter(|(no, _)| **no != SessionNo(7)) {
+            assert!((1..=2).contains(&times.len()), "{no}: {times:?}");
+        }
+        resync.cover(SessionNo(7), true);
+        let (wakes, _) = run(&mut resync, start + PERIOD * 2, PERIOD);
+        assert!(wakes <= 61, "{wakes}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_mount_found_to_be_silent_costs_its_live_sessions_four_visits_a_second_and_dormant_ones_none_more(
+            live in 1u32..20,
+            dormant in 0u32..200,
+            first in 0u64..90_000,
+        ) {
+            let start = Instant::now();
+            let mut resync = Resync::new(PERIOD, SHORTEST_WAIT, start);
+            for no in 0..live + dormant {
+                resync.add(SessionNo(no), start);
+            }
+            run(&mut resync, start, Duration::from_millis(first));
+            // What was learned, at any moment between two wake-ups.
+            let learned = start + Duration::from_millis(first);
+            resync.set_uncovered_wait(NO_EVENTS_WAIT);
+            for no in 0..live {
+                resync.cover(SessionNo(no), false);
+            }
+            // Visited at once, if that is overdue by the new measure.
+            resync.due(learned);
+            let (wakes, visits) = run(&mut resync, learned, PERIOD * 2);
+            prop_assert!((479..=481).contains(&wakes), "{}", wakes);
+            for no in (0..live).map(SessionNo) {
+                prop_assert!(visits[&no].windows(2).all(|pair| pair[1] - pair[0] <= NO_EVENTS_WAIT.as_millis()));
+            }
+            for no in (live..live + dormant).map(SessionNo) {
+                let times = visits.get(&no).map_or(0, Vec::len);
+                prop_assert!((1..=3).contains(&times), "{}: {}", no, times);
+            }
+            // With the last live one the frequent wake-ups end, also for those that are visited no more.
+            for no in 0..live {
+                resync.cover(SessionNo(no), true);
+            }
+            let quiet = learned + PERIOD * 2;
+            let (wakes, visits) = run(&mut resync, quiet, PERIOD);
+            prop_assert!(wakes <= 61, "{}", wakes);
+            prop_assert!(visits.values().all(|times| times.len() <= 2));
+        }
+
+        #[test]
+        fn a_session_that_only_met_a_watch_limit_is_visited_once_a_second(
+            unwatched in 1u32..50,
+            watched in 0u32..100,
+        ) {
+            let start = Instant::now();
+            let mut resync = Resync::new(PERIOD, SHORTEST_WAIT, start);
+            for no in 0..unwatched + watched {
+                resync.add(SessionNo(no), start);
+                resync.cover(SessionNo(no), no >= unwatched);
+            }
+            let (wakes, visits) = run(&mut resync, start, PERIOD);
+            prop_assert_eq!(wakes, 60);
+            for no in (0..unwatched).map(SessionNo) {
+                prop_assert_eq!(visits[&no].len(), 60);
+            }
+        }
+    }
+
+    #[test]
     fn with_no_sessions_nothing_wakes_up() {
         let start = Instant::now();
-        let mut resync = Resync::new(PERIOD, start);
-        assert_eq!(resync.next_wake(), None);
-        resync.add(SessionNo(1), start);
-        resync.remove(SessionNo(1));
+        let mut resync = Resync::new(PERIOD, SHORTEST_WAIT, start);
         assert_eq!(resync.next_wake(), None);
         assert!(resync.due(start + PERIOD).is_empty());
     }

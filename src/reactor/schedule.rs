@@ -2,11 +2,13 @@
 //!
 //! A session is read, its result is reported, and it rests until the owner has settled that result; what is
 //! heard in the meantime is kept as marks and leads to one more read. Sessions that want a read queue up and
-//! get it in turn.
+//! get it in turn; those whose reads took longer than their budget queue up behind all others, and have one thread
+//! at most among them, until a read of theirs succeeds.
 //!
 //! Invariant: per session at most one read is under way or unsettled.
 //! Invariant: every look that was asked for is answered once, or handed back when its session is given up.
-//! Invariant: a session is in the queue at most once, so the queue is no longer than the number of sessions.
+//! Invariant: a session is in one of the queues at most once, so they are no longer than the number of sessions.
+//! Invariant: no more than one read of slow sessions is under way.
 //! Invariant: pure; time is an argument, nothing here touches a file.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -76,6 +78,8 @@ pub(super) struct ReadJob {
     /// The look that it answers.
     pub(super) look: Option<Look>,
     pub(super) urgency: Urgency,
+    /// It is the one read of slow sessions that is under way.
+    pub(super) slow: bool,
 }
 
 /// Stat a session's liveness file.
@@ -122,6 +126,10 @@ pub(super) struct Schedule {
     limits: Limits,
     sessions: BTreeMap<SessionNo, Session>,
     queue: VecDeque<SessionNo>,
+    /// Those that wait behind `queue`.
+    slow_queue: VecDeque<SessionNo>,
+    /// A slow session is being read, perhaps one that was given up meanwhile: it holds a thread all the same.
+    slow_read: bool,
     due: BTreeSet<(Instant, SessionNo)>,
     epochs: u64,
 }
@@ -136,7 +144,15 @@ pub(super) struct Found {
 
 impl Schedule {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, sessions: BTreeMap::new(), queue: VecDeque::new(), due: BTreeSet::new(), epochs: 0 }
+        Self {
+            limits,
+            sessions: BTreeMap::new(),
+            queue: VecDeque::new(),
+            slow_queue: VecDeque::new(),
+            slow_read: false,
+            due: BTreeSet::new(),
+            epochs: 0,
+        }
     }
 
     /// The session is live from now on. It is not read before [`Schedule::arm`]. When it was live at the same
@@ -297,12 +313,12 @@ impl Schedule {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Whether a session waits for a thread.
+    /// Whether a session waits for a thread, and may have one.
     pub(super) fn is_ready(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || (!self.slow_read && !self.slow_queue.is_empty())
     }
 
-    /// The next thing to do, sessions in turn.
+    /// The next thing to do, sessions in turn, slow ones last.
     pub(super) fn take(&mut self, now: Instant) -> Option<Job> {
         while let Some((at, no)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, no));
@@ -311,16 +327,22 @@ impl Schedule {
             }
             self.consider(no, now);
         }
-        while let Some(no) = self.queue.pop_front() {
+        while let Some(no) = self.next_queued() {
             let Some(session) = self.sessions.get_mut(&no) else { continue };
             session.queued = false;
             let job = session.next_job(no, now);
+            self.slow_read |= matches!(&job, Some(Job::Read(read)) if read.slow);
             self.consider(no, now);
             if job.is_some() {
                 return job;
             }
         }
         None
+    }
+
+    fn next_queued(&mut self) -> Option<SessionNo> {
+        let first = self.queue.pop_front();
+        first.or_else(|| if self.slow_read { None } else { self.slow_queue.pop_front() })
     }
 
     /// A read ended. `seen` are the files as they were before it, `heartbeat` the liveness file when it was a
@@ -333,6 +355,9 @@ impl Schedule {
         heartbeat: Option<FileMark>,
         now: Instant,
     ) -> Fate {
+        if job.slow {
+            self.slow_read = false;
+        }
         let Some(session) = self.sessions.get_mut(&job.session).filter(|s| s.epoch == job.epoch) else {
             return Fate::Stale;
         };
@@ -379,7 +404,7 @@ impl Schedule {
         }
         if wanted.is_some() && due.is_none() {
             session.queued = true;
-            self.queue.push_back(no);
+            if session.slow { self.slow_queue.push_back(no) } else { self.queue.push_back(no) }
         }
     }
 }

@@ -429,3 +429,39 @@ fn making_a_live_session_live_again_only_renews_its_plan() -> Tested {
     assert_eq!(dropped, [ticket(1)]);
     Ok(())
 }
+
+#[test]
+fn sessions_that_are_slow_wait_behind_the_others_and_have_one_thread_among_them() -> Tested {
+    let now = Instant::now();
+    let (three, four) = (SessionNo(3), SessionNo(4));
+    let mut schedule = rested(&[ONE, TWO, three, four], now)?;
+    for no in [ONE, TWO] {
+        schedule.hint(no, Hint::Committed, now);
+        let job = take_read(&mut schedule, now)?;
+        let fate = schedule.finish_read(&job, Outcome::Slow, Signature::default(), None, now);
+        assert_eq!(fate, Fate::Report { heartbeat_changed: false });
+        schedule.settled(no, plan(256), now);
+    }
+    // Each commits at once, the slow ones first.
+    for no in [ONE, TWO, three, four] {
+        schedule.hint(no, Hint::Committed, now);
+    }
+    let quick = [take_read(&mut schedule, now)?, take_read(&mut schedule, now)?];
+    assert_eq!(quick.map(|job| (job.session, job.slow)), [(three, false), (four, false)]);
+    let slow = take_read(&mut schedule, now)?;
+    assert_eq!((slow.session, slow.slow), (ONE, true));
+    assert!(schedule.take(now).is_none() && !schedule.is_ready(), "one slow read is under way");
+    // Also when it was given up meanwhile: its thread is still held.
+    schedule.remove(ONE);
+    assert!(schedule.take(now).is_none());
+    assert_eq!(schedule.finish_read(&slow, Outcome::Slow, Signature::default(), None, now), Fate::Stale);
+    assert!(schedule.is_ready());
+    // One that succeeds is as good as any other again.
+    let slow = take_read(&mut schedule, now)?;
+    assert_eq!((slow.session, slow.slow), (TWO, true));
+    schedule.finish_read(&slow, done(1), Signature::default(), None, now);
+    schedule.settled(TWO, plan(256), now);
+    schedule.hint(TWO, Hint::Committed, now);
+    assert!(!take_read(&mut schedule, now)?.slow);
+    Ok(())
+}

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ use super::hint::{self, Change, Hint};
 use super::kept::Kept;
 use super::schedule::{Place, Schedule};
 use super::source::{OpenReader, ReadSource};
-use super::stat::Signature;
+use super::stat::{Mount, Signature};
 use super::watch::Notice;
 use super::{Config, Sink};
 use crate::base::SessionNo;
@@ -34,8 +35,6 @@ pub(super) enum Wish {
     Live(Arc<Place>),
     /// Only stat it now and then.
     Dormant(Arc<Place>, Option<Signature>),
-    /// Neither.
-    Gone,
 }
 
 /// Counters that only grow.
@@ -83,6 +82,11 @@ pub(super) struct Shared {
     sink: Sink,
     pub(super) source: Arc<dyn ReadSource>,
     pub(super) config: Config,
+    /// It was learned that the mount announces nothing. Set under the lock and never taken back: events that come now
+    /// and then are no promise, and going back and forth would cost more than four looks a second.
+    silent: AtomicBool,
+    /// Events about rows since the start, of any session, hints or not. Beside the lock: most of them are none.
+    row_events: AtomicU64,
 }
 
 impl Shared {
@@ -102,7 +106,42 @@ impl Shared {
             stop: false,
             last_seen: BTreeMap::new(),
         };
-        Self { state: Mutex::new(state), work: Condvar::new(), token, sink, source, config }
+        Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            token,
+            sink,
+            source,
+            config,
+            silent: AtomicBool::new(false),
+            row_events: AtomicU64::new(0),
+        }
+    }
+
+    /// What the data folder lies on, as far as is known by now. Who decides under the lock whether to keep a
+    /// connection decides as [`Shared::fall_silent`] wants it.
+    pub(super) fn mount(&self) -> Mount {
+        if self.is_silent() { Mount::NoEvents } else { self.config.mount }
+    }
+
+    /// Whether it was learned that the mount announces nothing.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire)
+    }
+
+    /// From now on the mount is one without events, and no connection is kept.
+    pub(super) fn fall_silent(&self) {
+        let mut state = self.lock();
+        self.silent.store(true, Ordering::Release);
+        let kept = state.kept.drain();
+        state.closing.extend(kept);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Events about rows since the start.
+    pub(super) fn row_events(&self) -> u64 {
+        self.row_events.load(Ordering::Relaxed)
     }
 
     /// The state. A panic under the lock leaves it whole: every change in it is a single assignment or
@@ -139,6 +178,9 @@ impl Shared {
         let bytes = path.as_os_str().as_bytes();
         let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else { return };
         let (folder, name) = (OsStr::from_bytes(&bytes[..slash]), &bytes[slash + 1..]);
+        if hint::is_of_rows(name) {
+            self.row_events.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(hint) = hint::of_file(name, change) {
             let mut state = self.lock();
             if let Some(no) = state.folders.get(folder).copied() {

@@ -7,10 +7,12 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::fs::{FileType, FsWord, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, FsWord, Stat, StatxFlags};
 use serde::{Deserialize, Serialize};
 
+use super::resync::{NO_EVENTS_WAIT, SHORTEST_WAIT};
 use crate::session::SessionFolder;
 
 /// Which file it is, how long, and when it was last written.
@@ -80,6 +82,17 @@ impl Signature {
         Self { heartbeat: FileMark::of(&folder.heartbeat()), ..Self::of_rows(folder) }
     }
 
+    /// The same, past what the kernel remembers of files that others change: network file systems and those of virtual
+    /// machines keep times and lengths for seconds (nfs(5) on `acregmin`; statx(2)).
+    pub fn fresh(folder: &SessionFolder) -> Self {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+        for path in [folder.outbound_db(), folder.outbound_journal(), folder.heartbeat()] {
+            // What it finds is remembered, and read below. A kernel without it has no such memory to speak of.
+            let _ = rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS);
+        }
+        Self::of(folder)
+    }
+
     /// The same without the liveness file.
     pub fn of_rows(folder: &SessionFolder) -> Self {
         Self {
@@ -106,6 +119,8 @@ pub enum Mount {
         /// What `statfs` calls it.
         kind: &'static str,
     },
+    /// It was tried: what a container changes here is not announced.
+    NoEvents,
 }
 
 impl fmt::Display for Mount {
@@ -113,6 +128,7 @@ impl fmt::Display for Mount {
         match self {
             Self::Local => f.write_str("local"),
             Self::NotLocal { kind } => f.write_str(kind),
+            Self::NoEvents => f.write_str("a mount where changes made in containers are not announced"),
         }
     }
 }
@@ -149,6 +165,11 @@ impl Mount {
     /// Whether it is local.
     pub fn is_local(self) -> bool {
         self == Self::Local
+    }
+
+    /// How late a change is noticed of which no event tells, in a session that is live.
+    pub fn late(self) -> Duration {
+        if self.is_local() { SHORTEST_WAIT } else { NO_EVENTS_WAIT }
     }
 }
 

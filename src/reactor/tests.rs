@@ -17,7 +17,7 @@ use crate::base::RecordNo;
 use crate::session::host_side::{Cause, Reading, Unreadable};
 use crate::session::schema;
 
-type Tested = Result<(), Box<dyn std::error::Error>>;
+pub(super) type Tested = Result<(), Box<dyn std::error::Error>>;
 
 const ONE: SessionNo = SessionNo(1);
 /// Longest wait for something that must happen; a loaded machine needs a fraction of it.
@@ -25,31 +25,31 @@ const MUST: Duration = Duration::from_secs(20);
 /// How long nothing must happen for it to count as not happening.
 const MUST_NOT: Duration = Duration::from_millis(150);
 
-fn ticket(n: u64) -> EffectId {
+pub(super) fn ticket(n: u64) -> EffectId {
     EffectId { record: RecordNo(n), index: 0 }
 }
 
-fn name(no: SessionNo) -> Result<SessionName, String> {
+pub(super) fn name(no: SessionNo) -> Result<SessionName, String> {
     SessionName::new("group", no.to_string())
 }
 
-fn from_start() -> ReadPlan {
+pub(super) fn from_start() -> ReadPlan {
     ReadPlan { room: 256, ..ReadPlan::default() }
 }
 
 /// Events only: the resync is too far away to help.
-fn events_only() -> Config {
+pub(super) fn events_only() -> Config {
     Config { resync_every: Duration::from_secs(3_600), ..Config::default() }
 }
 
-struct Bench {
-    reactor: Reactor,
+pub(super) struct Bench {
+    pub(super) reactor: Reactor,
     events: Receiver<ReactorEvent>,
     dir: TempDir,
 }
 
 impl Bench {
-    fn with(
+    pub(super) fn with(
         config: Config,
         source: Arc<dyn ReadSource>,
         maker: WatcherMaker,
@@ -66,7 +66,7 @@ impl Bench {
     }
 
     /// A session's folder with an empty outbound.db.
-    fn folder(&self, no: SessionNo) -> Result<SessionFolder, Box<dyn std::error::Error>> {
+    pub(super) fn folder(&self, no: SessionNo) -> Result<SessionFolder, Box<dyn std::error::Error>> {
         let folder = SessionFolder::nested(self.dir.path().join(no.to_string()));
         fs::create_dir_all(folder.out_dir())?;
         schema::prepare_outbound(&Connection::open(folder.outbound_db())?)?;
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     /// Makes a session live and settles its first scan.
-    fn live(&self, no: SessionNo, folder: &SessionFolder) -> Tested {
+    pub(super) fn live(&self, no: SessionNo, folder: &SessionFolder) -> Tested {
         self.reactor.live(no, name(no)?, folder, from_start());
         let reading = self.next_reading(no)?;
         self.settle(no, &reading);
@@ -86,7 +86,7 @@ impl Bench {
     }
 
     /// The first event that `pick` wants; others are dropped.
-    fn wait_for<T>(&self, pick: impl Fn(ReactorEvent) -> Option<T>) -> Result<T, String> {
+    pub(super) fn wait_for<T>(&self, pick: impl Fn(ReactorEvent) -> Option<T>) -> Result<T, String> {
         let until = Instant::now() + MUST;
         while let Ok(event) = self.events.recv_deadline(until) {
             if let Some(found) = pick(event) {
@@ -104,7 +104,7 @@ impl Bench {
     }
 
     /// Reads and settles until so many rows came; returns their ids, and whether each read was announced.
-    fn rows(&self, no: SessionNo, count: usize) -> Result<(Vec<String>, Vec<bool>), String> {
+    pub(super) fn rows(&self, no: SessionNo, count: usize) -> Result<(Vec<String>, Vec<bool>), String> {
         let (mut ids, mut announcements) = (Vec::new(), Vec::new());
         while ids.len() < count {
             let (reading, announced) = self.wait_for(|event| match event {
@@ -127,7 +127,7 @@ impl Bench {
         }
     }
 
-    fn until(&self, what: &str, reached: impl Fn(&Stats) -> bool) -> Tested {
+    pub(super) fn until(&self, what: &str, reached: impl Fn(&Stats) -> bool) -> Tested {
         let until = Instant::now() + MUST;
         while !reached(&self.reactor.stats()) {
             if Instant::now() > until {
@@ -139,7 +139,7 @@ impl Bench {
     }
 }
 
-fn write(db: &Connection, id: &str) -> rusqlite::Result<()> {
+pub(super) fn write(db: &Connection, id: &str) -> rusqlite::Result<()> {
     let next = "(SELECT coalesce(max(seq), -1) + 2 FROM messages_out)";
     let sql = format!(
         "INSERT INTO messages_out (id, seq, timestamp, kind, content) \
@@ -154,9 +154,9 @@ fn write_in_new_connection(folder: &SessionFolder, id: &str) -> rusqlite::Result
 
 /// A watcher that watches nothing and tells what the test tells it to tell.
 #[derive(Default)]
-struct FakeWatcher {
+pub(super) struct FakeWatcher {
     watched: Mutex<BTreeSet<PathBuf>>,
-    limit: AtomicUsize,
+    pub(super) limit: AtomicUsize,
     dead: AtomicBool,
     made: AtomicUsize,
     sink: Mutex<Option<NoticeSink>>,
@@ -165,13 +165,13 @@ struct FakeWatcher {
 struct FakePort(Arc<FakeWatcher>);
 
 impl FakeWatcher {
-    fn unlimited() -> Arc<Self> {
+    pub(super) fn unlimited() -> Arc<Self> {
         let fake = Self::default();
         fake.limit.store(usize::MAX, Ordering::SeqCst);
         Arc::new(fake)
     }
 
-    fn maker(self: &Arc<Self>) -> WatcherMaker {
+    pub(super) fn maker(self: &Arc<Self>) -> WatcherMaker {
         let fake = Arc::clone(self);
         Arc::new(move |sink| {
             fake.made.fetch_add(1, Ordering::SeqCst);
@@ -180,7 +180,7 @@ impl FakeWatcher {
         })
     }
 
-    fn tell(&self, notice: Notice<'_>) -> Result<(), String> {
+    pub(super) fn tell(&self, notice: Notice<'_>) -> Result<(), String> {
         let sink = self.sink.lock().map_err(|error| error.to_string())?.clone();
         sink.ok_or("no watcher was made")?(notice);
         Ok(())
@@ -502,6 +502,7 @@ fn past_the_watch_limit_sessions_are_looked_at_every_second_with_one_warning() -
     fake.limit.store(1, Ordering::SeqCst);
     let bench = Bench::with(events_only(), Arc::new(SqliteSource::default()), fake.maker())?;
     let third = SessionNo(3);
+    let first = bench.folder(ONE)?;
     for no in 1..=3 {
         bench.reactor.live(SessionNo(no), name(SessionNo(no))?, &bench.folder(SessionNo(no))?, from_start());
     }
@@ -524,7 +525,7 @@ fn past_the_watch_limit_sessions_are_looked_at_every_second_with_one_warning() -
     assert_eq!((ids, announced), (vec!["unwatched".to_owned()], vec![false]));
     bench.until("counted as unannounced", |stats| stats.unannounced == 1)?;
     // A watch that becomes free is given to one of them at once.
-    bench.reactor.forget(ONE);
+    bench.reactor.dormant(ONE, name(ONE)?, &first, None);
     bench.until("one more watched", |stats| (stats.watches, stats.uncovered) == (1, 1))
 }
 
@@ -731,9 +732,19 @@ fn whoever_hears_of_a_hot_journal_finds_the_connection_closed() -> Tested {
 
 #[test]
 fn a_mount_that_is_not_local_keeps_no_connection_and_says_so() -> Tested {
+    without_events(Mount::NotLocal { kind: "nfs" }, "nfs")
+}
+
+#[test]
+fn a_mount_that_announces_nothing_of_containers_is_looked_at_instead() -> Tested {
+    without_events(Mount::NoEvents, "not announced")
+}
+
+/// The watcher is mute and the resync an hour away: what is found is found by looking.
+fn without_events(mount: Mount, said: &str) -> Tested {
     let source = FakeSource::default();
     let open = Arc::clone(&source.open);
-    let config = Config { mount: Mount::NotLocal { kind: "nfs" }, ..events_only() };
+    let config = Config { mount, ..events_only() };
     let bench = Bench::with(config, Arc::new(source), FakeWatcher::unlimited().maker())?;
     let folder = bench.folder(ONE)?;
     bench.reactor.live(ONE, name(ONE)?, &folder, from_start());
@@ -741,12 +752,38 @@ fn a_mount_that_is_not_local_keeps_no_connection_and_says_so() -> Tested {
         ReactorEvent::Warning(warning) => Some(warning.to_string()),
         _ => None,
     })?;
-    assert!(text.contains("nfs"), "{text}");
+    assert!(text.contains(said) && text.contains("every 250ms"), "{text}");
     bench.next_reading(ONE)?;
     assert_eq!(open.load(Ordering::SeqCst), 0);
     bench.reactor.settled(ONE, from_start());
     write_in_new_connection(&folder, "no event")?;
     bench.next_reading(ONE)?;
+    Ok(())
+}
+
+#[test]
+fn a_mount_that_was_taken_for_a_local_one_is_found_out_and_then_looked_at_instead() -> Tested {
+    let config = Config { resync_every: Duration::from_secs(1), ..Config::default() };
+    let bench = Bench::with(config, Arc::new(SqliteSource::default()), FakeWatcher::unlimited().maker())?;
+    let folder = bench.folder(ONE)?;
+    bench.live(ONE, &folder)?;
+    assert_eq!(bench.reactor.stats().kept, 1);
+    for n in 1..=u64::from(silence::SILENT_MAX) {
+        assert!(!bench.reactor.stats().silent);
+        write_in_new_connection(&folder, &format!("silent-{n}"))?;
+        assert_eq!(bench.rows(ONE, 1)?.1, [false]);
+        bench.until("counted", |stats| stats.unannounced == n)?;
+    }
+    let late = bench.wait_for(|event| match event {
+        ReactorEvent::Warning(Warning::NoEvents { late }) => Some(late),
+        _ => None,
+    })?;
+    let stats = bench.reactor.stats();
+    assert_eq!((late, stats.late), (resync::NO_EVENTS_WAIT, resync::NO_EVENTS_WAIT));
+    assert!(stats.silent && !stats.local && stats.kept == 0 && stats.watches == 1, "{stats:?}");
+    write_in_new_connection(&folder, "looked at")?;
+    assert_eq!(bench.rows(ONE, 1)?.0, ["looked at"]);
+    assert_eq!(bench.reactor.stats().kept, 0, "none is kept again");
     Ok(())
 }
 
@@ -782,17 +819,16 @@ fn a_dead_watcher_is_replaced_and_everything_is_watched_again() -> Tested {
 }
 
 #[test]
-fn a_session_that_is_forgotten_or_dormant_is_unwatched() -> Tested {
+fn a_dormant_session_is_unwatched_and_may_be_live_again() -> Tested {
     let fake = FakeWatcher::unlimited();
     let bench = Bench::with(events_only(), Arc::new(FakeSource::default()), fake.maker())?;
     let folder = bench.folder(ONE)?;
-    bench.live(ONE, &folder)?;
-    bench.until("watched", |stats| stats.watches == 1 && stats.kept == 1)?;
-    bench.reactor.forget(ONE);
-    bench.until("unwatched", |stats| stats.watches == 0 && stats.kept == 0)?;
-    bench.live(ONE, &folder)?;
-    bench.reactor.dormant(ONE, name(ONE)?, &folder, None);
-    bench.until("unwatched", |stats| stats.watches == 0)?;
+    for _ in 0..2 {
+        bench.live(ONE, &folder)?;
+        bench.until("watched", |stats| stats.watches == 1 && stats.kept == 1)?;
+        bench.reactor.dormant(ONE, name(ONE)?, &folder, None);
+        bench.until("unwatched", |stats| stats.watches == 0 && stats.kept == 0)?;
+    }
     let left = fake.watched.lock().map_err(|error| error.to_string())?.len();
     assert_eq!(left, 0);
     Ok(())

@@ -47,7 +47,7 @@ pub fn differences(path: &Path, since: Option<Wall>, most: usize) -> Result<Diff
                 }
             }
             Stop::Damaged(why) => found.damaged = Some(why.to_owned()),
-            Stop::Snapshot(_) | Stop::Text(_) | Stop::Tail(_) => {}
+            Stop::Snapshot(..) | Stop::Text(_) | Stop::Tail(_) => {}
         }
         ControlFlow::Continue(())
     })?;

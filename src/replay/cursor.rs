@@ -142,6 +142,8 @@ impl Checkpoint {
             + state.outbounds().len()
             + state.destinations().len()
             + state.effects().len()
+            + state.questions().len()
+            + state.all_missed().len()
     }
 }
 
@@ -442,7 +444,7 @@ fn run(
         }
         let (mut stepped, wrong) = (false, &mut wrong_snapshot);
         let flow = walk::give(&mut fold, piece, &mut |stop| match stop {
-            Stop::Snapshot(_) => ControlFlow::Continue(()),
+            Stop::Snapshot(..) => ControlFlow::Continue(()),
             Stop::Text(text) => {
                 texts.push((text.digest, text.text.to_owned()));
                 ControlFlow::Continue(())

@@ -11,8 +11,9 @@ use super::path;
 use super::report::{Class, Divergence, Report, bounded, component_name};
 use crate::base::{At, EffectId, RecordNo, SessionNo};
 use crate::journal::record::{DIGEST_SCHEMA, Outcome, Record, RecordError, decode_record};
+use crate::journal::wire::causes::Causes;
 use crate::journal::wire::digest::Digests;
-use crate::journal::wire::snapshot::SnapshotReader;
+use crate::journal::wire::snapshot::{Snapshot, SnapshotReader};
 use crate::machine::effect::Effect;
 use crate::machine::input::{Ask, Input};
 use crate::machine::state::{ComponentId, Owner, State};
@@ -47,6 +48,9 @@ pub struct Applied {
 pub struct Fold {
     machine: Machine,
     digests: Digests,
+    /// As the last snapshot has them; kept up to date only by a fold that follows them.
+    causes: Causes,
+    follows_causes: bool,
     segment: SegmentFacts,
     /// The snapshot that is being read.
     snapshot: Option<SnapshotReader>,
@@ -62,12 +66,32 @@ impl Default for Fold {
         let machine = Machine::default();
         let segment = SegmentFacts { first: RecordNo(0), record_schema: 0, digest_schema: 0 };
         let digests = Digests::of(machine.state());
-        let report = Report::default();
-        Self { machine, digests, segment, snapshot: None, started: false, broken: false, report }
+        Self {
+            machine,
+            digests,
+            causes: Causes::default(),
+            follows_causes: false,
+            segment,
+            snapshot: None,
+            started: false,
+            broken: false,
+            report: Report::default(),
+        }
     }
 }
 
 impl Fold {
+    /// A fold that also follows what open messages go through.
+    pub fn with_causes() -> Self {
+        Self { follows_causes: true, ..Self::default() }
+    }
+
+    /// What open messages have been through: up to the last snapshot, or up to the last record in a fold that follows
+    /// them.
+    pub fn causes(&self) -> &Causes {
+        &self.causes
+    }
+
     /// The machine as it stands.
     pub fn machine(&self) -> &Machine {
         &self.machine
@@ -93,9 +117,9 @@ impl Fold {
         self.report.tail = Some(tail);
     }
 
-    /// The machine and its digests.
-    pub fn into_machine(self) -> (Machine, Digests) {
-        (self.machine, self.digests)
+    /// The machine, its digests, and what its open messages have been through: see [`causes`](Self::causes).
+    pub fn into_parts(self) -> (Machine, Digests, Causes) {
+        (self.machine, self.digests, self.causes)
     }
 
     /// The report, with a divergence if there was one.
@@ -128,7 +152,8 @@ impl Fold {
             self.snapshot = Some(reader);
             return Ok(());
         }
-        let (parts, root) = reader.finish().map_err(|error| self.unreadable(&error))?;
+        let Snapshot { parts, root, causes } = reader.finish().map_err(|error| self.unreadable(&error))?;
+        self.causes = causes;
         self.enter(State::from_parts(parts), root)
     }
 
@@ -222,6 +247,9 @@ impl Fold {
             }
         };
         self.digests.update(self.machine.state(), &turn.touched);
+        if self.follows_causes {
+            self.causes.note(self.machine.state(), &turn.touched, (number, place.at), place.input);
+        }
         let divergence = numbering
             .or_else(|| self.compare(&place, &recorded, &turn))
             .or_else(|| self.check_now_and_then(&place));
@@ -331,6 +359,10 @@ impl Fold {
             ComponentId::Outbound(no) => or_none(state.outbound(no)),
             ComponentId::Destination(no) => or_none(state.destination(no)),
             ComponentId::Effect(id) => or_none(state.effects().get(&id)),
+            ComponentId::Question(no) => or_none(state.question(no)),
+            ComponentId::Complaints => format!("{:?}", state.complaints()),
+            ComponentId::Runtime => or_none(state.outage()),
+            ComponentId::Missed(no) => or_none(state.missed(no)),
         }
     }
 
@@ -444,6 +476,8 @@ pub(super) fn session_of(state: &State, input: &Input) -> Option<SessionNo> {
         | Input::OutboundRead { session, .. }
         | Input::Looked { session, .. }
         | Input::HeartbeatSeen { session }
+        | Input::FolderTooLarge { session, .. }
+        | Input::InboundUnwritable { session, .. }
         | Input::ContainerExited { session, .. } => Some(*session),
         Input::InboundWritten { effect, .. }
         | Input::InboundWriteFailed { effect, .. }
@@ -451,9 +485,13 @@ pub(super) fn session_of(state: &State, input: &Input) -> Option<SessionNo> {
         | Input::ContainerStartFailed { effect, .. }
         | Input::Delivered { effect, .. }
         | Input::DeliveryFailed { effect, .. }
+        | Input::InboundRead { effect, .. }
         | Input::EffectDone { effect, .. } => session_of_effect(state, *effect),
-        Input::SessionFound(it) => state.session_no(&it.name),
-        Input::MessageArrived(it) | Input::ArrivalWithoutSpace(it) => {
+        Input::SessionFound(it) | Input::SessionFoundInPart(it) => state.session_no(&it.name),
+        Input::MessageArrived(it)
+        | Input::ArrivalWithoutSpace(it)
+        | Input::PossibleAnswer { arrival: it, .. }
+        | Input::MessageArrivedAt { arrival: it, .. } => {
             state.directory().chats.get(&(it.channel.clone(), it.chat.clone())).copied()
         }
         Input::OperatorAsked { ask, .. } => Some(match ask {
@@ -472,6 +510,9 @@ pub(super) fn session_of(state: &State, input: &Input) -> Option<SessionNo> {
         | Input::ChannelUp { .. }
         | Input::ChannelDown { .. }
         | Input::ShutdownAsked
+        | Input::DetachAsked
+        | Input::RuntimeDown { .. }
+        | Input::RuntimeUp
         | Input::SessionsUnchanged { .. } => None,
     }
 }
@@ -499,8 +540,12 @@ fn session_of_timer(state: &State, key: crate::machine::timers::TimerKey) -> Opt
         | Key::ContainerOverdue(no)
         | Key::StartBackoff(no)
         | Key::LookAgain(no)
-        | Key::LookOverdue(no) => Some(no),
+        | Key::LookOverdue(no)
+        | Key::Withheld(no) => Some(no),
         Key::Destination(no) => state.destination(no).map(|destination| destination.session),
-        Key::DeliverAfter(no) => state.outbound(no).map(|message| message.session),
+        Key::DeliverAfter(no) | Key::DeliveryOverdue(no) => state.outbound(no).map(|message| message.session),
+        Key::Question(no) => state.question(no).map(|question| question.session),
+        Key::WithheldAtLarge => None,
+        Key::RuntimeSettled => None,
     }
 }

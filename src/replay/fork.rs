@@ -131,7 +131,7 @@ pub fn fork(path: &Path, change: &Change<'_>, most: usize) -> Result<Fork, ForkE
                 run.fork.damaged = Some(why.to_owned());
                 Ok(())
             }
-            Stop::Step(_) | Stop::Snapshot(_) | Stop::Text(_) | Stop::Tail(_) => Ok(()),
+            Stop::Step(_) | Stop::Snapshot(..) | Stop::Text(_) | Stop::Tail(_) => Ok(()),
         };
         match done {
             Ok(()) => ControlFlow::Continue(()),
@@ -172,6 +172,7 @@ impl Names {
         state.sessions().keys().for_each(|no| names.look(state, ComponentId::Session(*no)));
         state.inbounds().keys().for_each(|no| names.look(state, ComponentId::Inbound(*no)));
         state.outbounds().keys().for_each(|no| names.look(state, ComponentId::Outbound(*no)));
+        state.questions().keys().for_each(|no| names.look(state, ComponentId::Question(*no)));
         for id in state.effects().keys() {
             names.effects.insert(*id, (format!("{id}"), 0));
             names.effect_ids.insert((format!("{id}"), 0), *id);
@@ -215,6 +216,12 @@ impl Names {
                         Source::Notice(notice) => format!("{notice:?} of {}", self.session(it.session)),
                     };
                     self.named(no, key);
+                }
+            }
+            // Outlives the message that asked it, and has its number and name.
+            ComponentId::Question(no) => {
+                if let Some(it) = state.question(no) {
+                    self.named(no, format!("reply {} of {}", it.id, self.session(it.session)));
                 }
             }
             _ => {}
@@ -459,12 +466,28 @@ impl<'a> Run<'a> {
             | Input::PolicyChanged(_)
             | Input::MessageArrived(_)
             | Input::ArrivalWithoutSpace(_)
+            | Input::PossibleAnswer { .. }
+            | Input::MessageArrivedAt { .. }
             | Input::ChannelUp { .. }
             | Input::ChannelDown { .. }
-            | Input::ShutdownAsked => input,
+            | Input::ShutdownAsked
+            | Input::DetachAsked
+            | Input::RuntimeDown { .. }
+            | Input::RuntimeUp => input,
             Input::SessionFound(mut it) => {
                 it.delivered = it.delivered.iter().filter_map(|no| self.message(*no)).collect();
                 Input::SessionFound(it)
+            }
+            Input::SessionFoundInPart(mut it) => {
+                it.delivered = it.delivered.iter().filter_map(|no| self.message(*no)).collect();
+                Input::SessionFoundInPart(it)
+            }
+            Input::InboundRead { effect, mut found, whole } => {
+                found.delivered = found.delivered.iter().filter_map(|no| self.message(*no)).collect();
+                Input::InboundRead { effect: self.effect(effect)?, found, whole }
+            }
+            Input::InboundUnwritable { session, detail } => {
+                Input::InboundUnwritable { session: self.session(session)?, detail }
             }
             Input::ContainersFound { alive, adoptable } => {
                 let here = |(no, attempt)| Some((self.session(no)?, self.attempt(attempt)?));
@@ -491,6 +514,9 @@ impl<'a> Run<'a> {
                 alive,
                 reading: self.reading(reading),
             },
+            Input::FolderTooLarge { session, detail } => {
+                Input::FolderTooLarge { session: self.session(session)?, detail }
+            }
             Input::HeartbeatSeen { session } => Input::HeartbeatSeen { session: self.session(session)? },
             Input::ContainerStarted { effect } => Input::ContainerStarted { effect: self.effect(effect)? },
             Input::ContainerStartFailed { effect, reason } => {
@@ -542,7 +568,7 @@ impl<'a> Run<'a> {
     fn fact(&self, mut fact: Fact) -> Option<Fact> {
         match &mut fact {
             Fact::Attempt(attempt) => *attempt = self.attempt(*attempt)?,
-            Fact::Released { message, .. } | Fact::Failed { message, .. } => {
+            Fact::Released { message, .. } | Fact::Failed { message, .. } | Fact::Missed { message, .. } => {
                 *message = self.message(*message)?
             }
             Fact::Wait { .. } => {}
@@ -585,6 +611,11 @@ fn renamed(
         // fire their own.
         Key::Destination(no) => Key::Destination(no),
         Key::DeliverAfter(no) => Key::DeliverAfter(message(no)?),
+        Key::Question(no) => Key::Question(message(no)?),
+        Key::DeliveryOverdue(no) => Key::DeliveryOverdue(message(no)?),
+        Key::Withheld(no) => Key::Withheld(session(no)?),
+        Key::WithheldAtLarge => Key::WithheldAtLarge,
+        Key::RuntimeSettled => Key::RuntimeSettled,
     })
 }
 

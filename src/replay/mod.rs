@@ -30,6 +30,7 @@ use std::path::Path;
 
 use crate::base::{At, RecordNo, Wall};
 use crate::journal::body::said;
+use crate::journal::wire::causes::Causes;
 use crate::journal::wire::digest::Digests;
 use crate::machine::Machine;
 use crate::machine::input::{Input, Reading};
@@ -156,7 +157,7 @@ pub fn state_at(path: &Path, at: Option<RecordNo>) -> Result<Machine, StateError
     match found {
         Some(divergence) => Err(StateError::Diverged(divergence)),
         None if !fold.has_started() => Err(StateError::NoSnapshot),
-        None => Ok(fold.into_machine().0),
+        None => Ok(fold.into_parts().0),
     }
 }
 
@@ -267,6 +268,8 @@ pub struct Loaded {
     pub machine: Machine,
     /// Its digests, for the recorder.
     pub digests: Digests,
+    /// What its open messages have been through, for the recorder.
+    pub causes: Causes,
     /// The time of its last input.
     pub last_at: At,
     /// The wall clock at that time, as far as the machine knew it.
@@ -323,7 +326,7 @@ struct Loader {
 
 impl Loader {
     fn up_to(until: Option<RecordNo>) -> Self {
-        Self { fold: Fold::default(), until, first: None, last: None }
+        Self { fold: Fold::with_causes(), until, first: None, last: None }
     }
 
     fn take(&mut self, piece: Piece<'_>) -> ControlFlow<()> {
@@ -361,11 +364,12 @@ impl Loader {
             return self.first.map_or(Load::NoSnapshot, Load::Unreadable);
         }
         let records = self.fold.report().records;
-        let (machine, digests) = self.fold.into_machine();
+        let (machine, digests, causes) = self.fold.into_parts();
         let state = machine.state();
         let (last_at, last_wall) = (state.core().at, state.wall());
         let (last_record, divergence) = (self.last, self.first.map(|found| *found));
-        let loaded = Loaded { machine, digests, last_at, last_wall, last_record, records, divergence };
+        let loaded =
+            Loaded { machine, digests, causes, last_at, last_wall, last_record, records, divergence };
         Load::Loaded(Box::new(loaded))
     }
 }
@@ -385,8 +389,8 @@ pub fn why_source<S: Source>(source: &mut S, subject: &Subject) -> Result<Why, S
     let (mut since_snapshot, mut is_first) = (false, true);
     let fold = fold_source(source, |stop| {
         match stop {
-            Stop::Snapshot(state) => {
-                tracer.snapshot(state);
+            Stop::Snapshot(state, causes) => {
+                tracer.snapshot(state, causes);
                 since_snapshot |= is_first && tracer.has_begun();
                 is_first = false;
             }
@@ -429,10 +433,12 @@ fn id_of_seq<S: Source>(source: &mut S, session: &str, seq: i64) -> Result<Optio
     };
     walk_source(source, |stop| {
         match stop {
-            Stop::Snapshot(state) => find(state),
+            Stop::Snapshot(state, _) => find(state),
             // What a row's seq is comes to be known in one of these.
             Stop::Step(Step {
-                input: Input::InboundWritten { .. } | Input::SessionFound(_), state, ..
+                input: Input::InboundWritten { .. } | Input::SessionFound(_) | Input::SessionFoundInPart(_),
+                state,
+                ..
             }) => find(state),
             Stop::Step(_) | Stop::Text(_) | Stop::Tail(_) | Stop::Damaged(_) => {}
         }
@@ -483,7 +489,7 @@ pub fn mentions(path: &Path, piece: &str, most: usize) -> Result<Vec<Mention>, R
                 }
                 texts.clear();
             }
-            Stop::Snapshot(_) | Stop::Tail(_) | Stop::Damaged(_) => {}
+            Stop::Snapshot(..) | Stop::Tail(_) | Stop::Damaged(_) => {}
         }
         ControlFlow::Continue(())
     })?;
@@ -499,7 +505,11 @@ fn is_same(a: &str, b: &str) -> bool {
 /// The digests of the texts that an input brings, with the inbound message that each is about.
 fn named_texts(input: &Input) -> Vec<(Option<String>, u64)> {
     match input {
-        Input::MessageArrived(it) => vec![(Some(it.message_id.clone()), it.facts.digest)],
+        Input::MessageArrived(it)
+        | Input::PossibleAnswer { arrival: it, .. }
+        | Input::MessageArrivedAt { arrival: it, .. } => {
+            vec![(Some(it.message_id.clone()), it.facts.digest)]
+        }
         Input::OutboundRead { reading: Reading::Rows(rows), .. }
         | Input::Looked { reading: Reading::Rows(rows), .. } => {
             rows.rows.iter().map(|row| (row.in_reply_to.clone(), row.digest)).collect()

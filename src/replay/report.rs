@@ -165,6 +165,10 @@ pub(crate) fn component_name(id: ComponentId) -> String {
         ComponentId::Outbound(no) => format!("Outbound({no})"),
         ComponentId::Destination(no) => format!("Destination({no})"),
         ComponentId::Effect(id) => format!("Effect({id})"),
+        ComponentId::Question(no) => format!("Question({no})"),
+        ComponentId::Complaints => "Complaints".into(),
+        ComponentId::Runtime => "Runtime".into(),
+        ComponentId::Missed(no) => format!("Missed({no})"),
     }
 }
 

@@ -121,7 +121,7 @@ impl Segments {
             let mut alone = Self { paths: vec![self.paths[from].clone()], newest: false, settled: None };
             let mut begins = None;
             walk_source(&mut alone, |stop| {
-                if let Stop::Snapshot(state) = stop {
+                if let Stop::Snapshot(state, _) = stop {
                     begins = Some(state.wall());
                 }
                 ControlFlow::Break(())

@@ -12,9 +12,12 @@ use super::waits::{self, Waits};
 use super::walk::Step;
 use crate::base::{At, Attempt, EffectId, MessageNo, RecordNo, SessionNo};
 use crate::journal::body::{Text, said};
-use crate::machine::effect::{AgentNote, Body, DeliveryEnd, Effect, InboundChange, Notice, Outcome, Payload};
+use crate::journal::wire::causes::{Cause, Causes};
+use crate::machine::effect::{
+    AgentNote, Body, DeliveryEnd, Denial, Effect, InboundChange, Notice, Outcome, Payload,
+};
 use crate::machine::input::{Arrival, DeliveryFault, Exit, Input, OutRow, Reading, Rows, SessionFound};
-use crate::machine::state::{Hold, InState, Inbound, OutState, Phase, State, Wait};
+use crate::machine::state::{Hold, InState, Inbound, OutState, Phase, QuestionState, Source, State, Wait};
 
 /// One line of a timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +54,14 @@ fn fault_text(fault: DeliveryFault) -> &'static str {
 fn end_text(end: &DeliveryEnd) -> String {
     match end {
         DeliveryEnd::Failed(why) => format!("did not arrive: {why}"),
+        DeliveryEnd::Denied(Denial::UnsupportedAction(action)) => {
+            format!("was refused: this host does not do {action:?} yet")
+        }
         DeliveryEnd::Denied(_) => "was not sent: it may not send there".to_owned(),
         DeliveryEnd::Expired => "did not arrive: nobody came to receive it".to_owned(),
         DeliveryEnd::Unknown => "may or may not have arrived".to_owned(),
         DeliveryEnd::Dropped => "was dropped by an operator".to_owned(),
+        DeliveryEnd::ChannelDown => "did not arrive: its channel stayed down".to_owned(),
     }
 }
 
@@ -93,6 +100,8 @@ pub struct Tracer {
     closed: bool,
     /// Rows that count as replies, by their id.
     replies: Vec<String>,
+    /// Where the questions among them stood after the last record.
+    questions: BTreeMap<String, QuestionState>,
     waiting: BTreeMap<EffectId, Waiting>,
     /// What kept it from being worked on, and its replies from going, after the last record.
     kept_back: BTreeMap<String, String>,
@@ -115,6 +124,7 @@ impl Tracer {
             state: None,
             closed: false,
             replies: Vec::new(),
+            questions: BTreeMap::new(),
             waiting: BTreeMap::new(),
             kept_back: BTreeMap::new(),
             offset: 0,
@@ -133,17 +143,31 @@ impl Tracer {
         !self.lines.is_empty()
     }
 
-    /// Takes up a message that a snapshot holds open already.
-    pub(super) fn snapshot(&mut self, state: &State) {
+    /// Takes up a message that a snapshot holds open already, with the replies to it that are open too, and tells what
+    /// the snapshot remembers of them.
+    pub(super) fn snapshot(&mut self, state: &State, causes: &Causes) {
         if self.message.is_some() {
             return;
         }
-        if let Some((no, message)) = self.find(state) {
-            self.adopt(no, message.session, &message.id);
-            self.state = Some(message.state.clone());
-            let core = state.core();
-            self.line(core.record, core.at, format!("open in the snapshot as {no} of {}", message.session));
+        let Some((no, message)) = self.find(state) else { return };
+        self.adopt(no, message.session, &message.id);
+        self.state = Some(message.state.clone());
+        let mut remembered: Vec<(Cause, String)> =
+            causes.of(no).map(|cause| (*cause, "the message".to_owned())).collect();
+        for (&reply, outbound) in state.outbounds() {
+            let Source::Row { id, in_reply_to: Some(to), .. } = &outbound.source else { continue };
+            if outbound.session == message.session && self.is_row(to) {
+                self.replies.push(id.clone());
+                remembered.extend(causes.of(reply).map(|cause| (*cause, format!("reply {id}"))));
+            }
         }
+        // Stable: what one record did stays in its order.
+        remembered.sort_by_key(|(cause, _)| cause.record);
+        for (Cause { record, at, input, left }, what) in remembered {
+            self.line(record, at, format!("{input}: {what} {left} (as the snapshot remembers)"));
+        }
+        let core = state.core();
+        self.line(core.record, core.at, format!("open in the snapshot as {no} of {}", message.session));
     }
 
     /// Notes a text that the next record brings.
@@ -156,6 +180,7 @@ impl Tracer {
         self.input(step.record, step.at, step.input);
         self.effects(step);
         self.follow(step.record, step.at, step.state);
+        self.follow_questions(step.record, step.at, step.state);
         self.offset = step.state.core().offset;
         self.keep_back(step.record, step.at, step.state);
         self.texts.clear();
@@ -190,8 +215,13 @@ impl Tracer {
     /// What the input itself says.
     fn input(&mut self, record: RecordNo, at: At, input: &Input) {
         match input {
-            Input::MessageArrived(it) | Input::ArrivalWithoutSpace(it) => self.arrived(record, at, it),
-            Input::SessionFound(it) => self.found(record, at, it),
+            Input::MessageArrived(it)
+            | Input::ArrivalWithoutSpace(it)
+            | Input::PossibleAnswer { arrival: it, .. }
+            | Input::MessageArrivedAt { arrival: it, .. } => self.arrived(record, at, it),
+            Input::SessionFound(it)
+            | Input::SessionFoundInPart(it)
+            | Input::InboundRead { found: it, .. } => self.found(record, at, it),
             Input::OutboundRead { session, reading } | Input::Looked { session, reading, .. } => {
                 if let (true, Reading::Rows(rows)) = (self.session == Some(*session), reading) {
                     self.rows(record, at, rows);
@@ -200,6 +230,15 @@ impl Tracer {
             Input::ContainerExited { session, attempt, exit } if self.is_open_in(*session) => {
                 self.line(record, at, format!("container of attempt {attempt} gone ({})", exit_text(*exit)));
             }
+            Input::FolderTooLarge { session, detail } if self.is_open_in(*session) => {
+                self.line(record, at, detail.clone());
+            }
+            Input::RuntimeDown { reason } if self.message.is_some() && !self.closed => {
+                self.line(record, at, format!("the runtime is away: {reason}"));
+            }
+            Input::RuntimeUp if self.message.is_some() && !self.closed => {
+                self.line(record, at, "the runtime is back");
+            }
             Input::ClockSet { offset } => {
                 let moved = offset.saturating_sub(std::mem::replace(&mut self.offset, *offset)) / 1_000_000;
                 if self.message.is_some() && !self.closed && moved != 0 {
@@ -207,9 +246,13 @@ impl Tracer {
                     self.line(record, at, format!("the wall clock was set {how} by {} s", moved.abs()));
                 }
             }
-            Input::Booted(it) if self.message.is_some() && !self.closed => {
-                self.waiting.clear();
-                self.line(record, at, format!("the daemon started again (boot {})", it.boot.0));
+            Input::Booted(it) => {
+                // Channels count their receipts anew.
+                self.receipt = None;
+                if self.message.is_some() && !self.closed {
+                    self.waiting.clear();
+                    self.line(record, at, format!("the daemon started again (boot {})", it.boot.0));
+                }
             }
             other => {
                 if let Some(text) = self.completion(other) {
@@ -319,11 +362,19 @@ impl Tracer {
             match effect {
                 Effect::WriteInbound { message, session, id: row, body, .. } => {
                     self.written(id, *message, *session, row, body);
-                    if let Body::Note(AgentNote::NotDelivered { id: row, end }) = body
+                    if let Body::Note(
+                        AgentNote::NotDelivered { id: row, end } | AgentNote::AndMore { id: row, end, .. },
+                    ) = body
                         && self.replies.contains(row)
                     {
                         let text = format!("the agent is told: reply {row} {}", end_text(end));
                         self.line(record, at, text);
+                    }
+                    if let Body::Answer { id: question, option, arrival: Some(it), .. } = body
+                        && self.is_receipt(&it.channel, it.receipt)
+                    {
+                        let number = u32::from(*option) + 1;
+                        self.line(record, at, format!("answers question {question} with option {number}"));
                     }
                 }
                 Effect::AcceptInbound { channel, receipt, .. } if self.is_receipt(channel, *receipt) => {
@@ -360,7 +411,7 @@ impl Tracer {
                     let how = if *delivered { "delivered" } else { "failed" };
                     self.waiting.insert(id, Waiting::Record(format!("reply {row} {how}")));
                 }
-                Effect::TellSettled { id: row, outcome, .. } if self.is_row(row) => {
+                Effect::TellSettled { id: row, outcome, .. } if self.is_row(row) || self.id == *row => {
                     self.line(record, at, format!("its chat is told: {}", outcome_text(outcome)));
                 }
                 _ => {}
@@ -376,6 +427,9 @@ impl Tracer {
         let own = match body {
             Body::Arrived { channel, receipt } => self.is_receipt(channel, *receipt),
             Body::Note(_) => self.is_row(row),
+            Body::Answer { arrival, .. } => {
+                arrival.as_ref().is_some_and(|it| self.is_receipt(&it.channel, it.receipt))
+            }
         };
         // A repeat of a message that is open keeps its first number.
         if own && (self.message.is_none() || self.closed) {
@@ -389,9 +443,9 @@ impl Tracer {
     fn payload(&self, payload: &Payload) -> Option<String> {
         match payload {
             Payload::Row { id, .. } if self.replies.contains(id) => Some(format!("reply {id}")),
-            Payload::Notice(Notice::Parked { id, .. } | Notice::Failed { id, .. }) if self.is_row(id) => {
-                Some("the host's notice".to_owned())
-            }
+            Payload::Notice(
+                Notice::Parked { id, .. } | Notice::Failed { id, .. } | Notice::TooLate { id, .. },
+            ) if self.is_row(id) => Some("the host's notice".to_owned()),
             Payload::Row { .. } | Payload::Notice(_) => None,
         }
     }
@@ -438,6 +492,12 @@ impl Tracer {
             let waits = waits::of_outbound(state, no).map(|waits| (waits, queued && blocked));
             all.push((format!("reply {id}"), waits));
         }
+        for (no, question) in self.session.into_iter().flat_map(|session| state.open_questions(session)) {
+            if self.replies.contains(&question.id) {
+                let waits = waits::of_question(state, no).map(|waits| (waits, false));
+                all.push((format!("question {}", question.id), waits));
+            }
+        }
         all
     }
 
@@ -445,6 +505,34 @@ impl Tracer {
     pub fn still(&self, state: &State) -> Vec<String> {
         let open = self.waits(state).into_iter().filter_map(|(what, waits)| Some((what, waits?.0)));
         open.map(|(what, waits)| format!("{what} waits: {}{}", waits.what, until_text(waits.until))).collect()
+    }
+
+    /// What became of the questions that its turn asked.
+    fn follow_questions(&mut self, record: RecordNo, at: At, state: &State) {
+        let Some(session) = self.session else { return };
+        for (_, question) in state.questions_of(session) {
+            if !self.replies.contains(&question.id)
+                || self.questions.get(&question.id) == Some(&question.state)
+            {
+                continue;
+            }
+            let was = self.questions.insert(question.id.clone(), question.state.clone());
+            let (id, options) = (&question.id, question.facts.labels.len());
+            let text = match (&question.state, was) {
+                (QuestionState::Asked | QuestionState::Open, None) => {
+                    format!(
+                        "reply {id} is a question with {options} options, open for {}",
+                        question.facts.timeout
+                    )
+                }
+                (QuestionState::Answered { by, option, on_disk: false, .. }, _) => {
+                    format!("question {id} answered by {by} with option {}", u32::from(*option) + 1)
+                }
+                (QuestionState::Closed { .. }, _) => format!("question {id} closed: nobody answered in time"),
+                _ => continue,
+            };
+            self.line(record, at, text);
+        }
     }
 
     /// What became of the message's own state.
@@ -475,6 +563,8 @@ impl Tracer {
             (_, Some(InState::Claimed { attempt, .. })) => {
                 self.line(record, at, format!("claimed by attempt {attempt}"));
             }
+            // A note to the agent, which nobody asks after.
+            (_, Some(InState::Withheld { .. })) => {}
             (_, Some(InState::Settling { outcome })) => self.line(record, at, outcome_text(outcome)),
             (None, None) => {}
         }
@@ -491,6 +581,7 @@ pub(super) fn exit_text(exit: Exit) -> String {
         Exit::Code(code) => format!("code {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),
         Exit::Unknown => "nobody saw how".to_owned(),
+        Exit::OutOfMemory => "out of memory".to_owned(),
     }
 }
 
@@ -517,6 +608,9 @@ fn wait_text(wait: Wait, tries: u32) -> String {
         Wait::Now => "queued, due now".to_owned(),
         Wait::Until(_) => "queued until its own time".to_owned(),
         Wait::Backoff { wait, .. } => format!("queued again in {wait}: try {tries} ended without a result"),
+        Wait::Missed { wait, .. } => {
+            format!("queued again in {wait}: the service behind the agent could not be had")
+        }
         Wait::Held { .. } => "held back while another message is tried alone".to_owned(),
         Wait::Never => "queued for ever: its time cannot be read".to_owned(),
     }

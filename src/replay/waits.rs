@@ -2,7 +2,8 @@
 
 use crate::base::{At, MessageNo, SessionNo};
 use crate::machine::state::{
-    Destination, FolderState, Hold, InState, Item, OutState, Outbound, Phase, Session, Source, State, Wait,
+    Destination, FolderState, Hold, InState, Item, OutState, Outbound, Phase, QuestionState, Session, Source,
+    State, Wait,
 };
 use crate::machine::timers::TimerKey;
 
@@ -45,6 +46,12 @@ pub fn of_inbound(state: &State, no: MessageNo) -> Option<Waits> {
             let text = format!("try {} ended without a result", message.tries);
             Waits::new(text).until(state.due_at(*wait))
         }
+        InState::Queued { wait: wait @ Wait::Missed { .. } } => {
+            let missed = state.missed(no);
+            let text =
+                missed.map_or_else(String::new, |it| format!("try {} failed: {}", it.times, it.reason));
+            Waits::new(text).until(state.due_at(*wait))
+        }
         InState::Queued { wait: wait @ Wait::Held { .. } } => {
             let text = "another message of its batch is being tried alone, because one of them ended a turn";
             Waits::new(text).until(state.due_at(*wait))
@@ -64,6 +71,7 @@ pub fn of_inbound(state: &State, no: MessageNo) -> Option<Waits> {
                 .until(until)
         }
         InState::Settling { .. } => Waits::new("its row is being brought up to date"),
+        InState::Withheld { .. } => Waits::new("the agent has not read the notes before it"),
     })
 }
 
@@ -79,6 +87,14 @@ pub fn of_session(state: &State, no: SessionNo) -> Option<Waits> {
         let verb = format!("lamplighter session start {}", session.name);
         return Some(Waits::new(format!("an operator holds the session stopped; `{verb}`")));
     }
+    let runs = matches!(session.phase, Phase::Running { .. });
+    if let Some(outage) = state.outage().filter(|outage| outage.back.is_none())
+        && (!runs || outage.unlisted)
+    {
+        let known = if outage.unlisted { ", and what runs is not known yet" } else { "" };
+        let text = format!("the runtime is away since {}{known}: {}", outage.since, outage.reason);
+        return Some(Waits::new(text));
+    }
     if let Some(place) = state.queue().iter().position(|it| *it == no) {
         let slots = state.policy().slots;
         return Some(Waits::new(format!(
@@ -92,14 +108,19 @@ pub fn of_session(state: &State, no: SessionNo) -> Option<Waits> {
         Phase::Starting { attempt, .. } => Waits::new(format!("attempt {attempt} is being started"))
             .until(timer(TimerKey::ContainerOverdue(no))),
         Phase::Stopping { attempt, reason, .. } => {
-            Waits::new(format!("attempt {attempt} is being stopped ({reason:?})"))
+            Waits::new(format!("attempt {attempt} is being stopped ({})", reason.name()))
                 .until(timer(TimerKey::ContainerOverdue(no)))
         }
         Phase::Closing { attempt, .. } => Waits::new(format!("what attempt {attempt} left is being read")),
         Phase::BackingOff { .. } => backing_off(session).until(timer(TimerKey::StartBackoff(no))),
+        Phase::Quarantined { .. } if session.inbound_is_bad() => {
+            let verb = format!("lamplighter session start {}", session.name);
+            Waits::new(format!("inbound.db cannot be used; mend it or put a copy back, then `{verb}`"))
+                .until(timer(TimerKey::LookAgain(no)))
+        }
         Phase::Quarantined { kind, .. } => {
             let verb = format!("lamplighter session reset {}", session.name);
-            Waits::new(format!("outbound.db cannot be read ({kind:?}); `{verb}`"))
+            Waits::new(format!("outbound.db cannot be read: {}; `{verb}`", kind.describe()))
                 .until(timer(TimerKey::LookAgain(no)))
         }
     })
@@ -127,6 +148,16 @@ pub fn of_outbound(state: &State, no: MessageNo) -> Option<Waits> {
     })
 }
 
+/// What an open question waits for; none when it is over.
+pub fn of_question(state: &State, no: MessageNo) -> Option<Waits> {
+    let question = state.question(no).filter(|question| question.is_open())?;
+    let what = match question.state {
+        QuestionState::Asked => "its chat to see it",
+        _ => "an answer from its chat",
+    };
+    Some(Waits::new(what).until(Some(question.deadline())))
+}
+
 /// Why a queued message does not go.
 fn queued(state: &State, destination: &Destination, no: MessageNo, message: &Outbound) -> String {
     let is_head = destination.queue.front() == Some(&Item::Message(no));
@@ -134,16 +165,24 @@ fn queued(state: &State, destination: &Destination, no: MessageNo, message: &Out
     let up = state.directory().channels.get(channel).is_some_and(|it| it.up);
     match (is_head, destination.hold) {
         _ if !up => format!("channel {channel} is down"),
-        (true, Hold::Retry { .. }) => format!("{} tries failed, and it is tried again", message.tries),
+        (true, Hold::Retry { .. } | Hold::Failing { .. }) => {
+            format!("{} tries failed, and it is tried again", message.tries)
+        }
         (true, Hold::NoRecipient { .. }) => {
             "nobody receives in this chat; it is kept for whoever comes".to_owned()
         }
-        (false, Hold::Retry { .. }) => "an earlier message to this chat is being retried".to_owned(),
+        (false, Hold::Retry { .. } | Hold::Failing { .. }) => {
+            "an earlier message to this chat is being retried".to_owned()
+        }
         (false, Hold::NoRecipient { .. }) => {
             "nobody receives in this chat, and an earlier message goes first".to_owned()
         }
-        (true, Hold::None) => "it is about to be handed to its channel".to_owned(),
-        (false, Hold::None) => "an earlier message to this chat goes first".to_owned(),
+        (true, Hold::None | Hold::Trying { .. } | Hold::ChannelDown { .. }) => {
+            "it is about to be handed to its channel".to_owned()
+        }
+        (false, Hold::None | Hold::Trying { .. } | Hold::ChannelDown { .. }) => {
+            "an earlier message to this chat goes first".to_owned()
+        }
     }
 }
 

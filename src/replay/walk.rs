@@ -12,6 +12,7 @@ use super::segments::{ReplayError, Segments};
 use super::{Piece, Source, advance};
 use crate::base::{At, EffectId, RecordNo, SessionNo};
 use crate::journal::body::{self, Text};
+use crate::journal::wire::causes::Causes;
 use crate::machine::effect::Effect;
 use crate::machine::input::Input;
 use crate::machine::state::{ComponentId, State};
@@ -19,8 +20,8 @@ use crate::machine::state::{ComponentId, State};
 /// One stop of a walk.
 #[derive(Clone, Copy, Debug)]
 pub enum Stop<'a> {
-    /// A segment's snapshot was taken; the state is the one before its first record.
-    Snapshot(&'a State),
+    /// A segment's snapshot was taken: the state before its first record, and what the open messages have been through.
+    Snapshot(&'a State, &'a Causes),
     /// The text of a message, which the next record brings.
     Text(Text<'a>),
     /// A record was stepped.
@@ -110,7 +111,9 @@ pub(super) fn give(
         Piece::Segment(_) | Piece::Snapshot(_) | Piece::Damaged { .. } => {
             let led = advance(fold, piece);
             match (piece, led) {
-                (Piece::Snapshot(_), _) if fold.has_started() => take(Stop::Snapshot(fold.machine().state())),
+                (Piece::Snapshot(_), _) if fold.has_started() => {
+                    take(Stop::Snapshot(fold.machine().state(), fold.causes()))
+                }
                 (_, Ok(())) => ControlFlow::Continue(()),
                 (_, Err(found)) => {
                     let _: ControlFlow<()> = take(Stop::Damaged(&found.to_string()));

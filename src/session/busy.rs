@@ -27,9 +27,12 @@ pub(crate) enum Wait {
     HostRead,
     /// The host writing inbound.db: 250 ms, because a container may hold a read lock for ever (design 3).
     HostWrite,
-    /// The runner, with its own file and with the host's: 5 s, as the contract has it; it has nothing else to
-    /// do.
+    /// The runner's start and its tools, with its own file and with the host's: 5 s, as the contract has it; they
+    /// have nothing else to do.
     Runner,
+    /// The runner's loop: 100 ms. Most locks are gone by then; for the others it comes back, and meanwhile hears
+    /// signals and touches the heartbeat.
+    RunnerLoop,
 }
 
 impl Wait {
@@ -39,6 +42,7 @@ impl Wait {
             Self::HostRead => Duration::from_millis(10),
             Self::HostWrite => Duration::from_millis(250),
             Self::Runner => Duration::from_secs(5),
+            Self::RunnerLoop => Duration::from_millis(100),
         }
     }
 

@@ -14,11 +14,6 @@ fn stamped(prefix: &str, ms: u64, random: u64) -> String {
     format!("{prefix}-{ms}-{}", base36(random % RANDOM_SPAN, RANDOM_DIGITS))
 }
 
-/// A session's id and folder name.
-pub fn session(ms: u64, random: u64) -> String {
-    stamped("sess", ms, random)
-}
-
 /// An outbound message, or the platform's part of an inbound one that has none.
 pub fn message(ms: u64, random: u64) -> String {
     stamped("msg", ms, random)
@@ -30,11 +25,6 @@ pub fn cli(ms: u64, random: u64) -> String {
     stamped("cli", ms, random)
 }
 
-/// A message from another agent.
-pub fn agent_to_agent(ms: u64, random: u64) -> String {
-    stamped("a2a", ms, random)
-}
-
 /// A note of the host, or an outbound system action.
 pub fn system(ms: u64, random: u64) -> String {
     stamped("sys", ms, random)
@@ -43,16 +33,6 @@ pub fn system(ms: u64, random: u64) -> String {
 /// A scheduled task, and each of its recurrences.
 pub fn task(ms: u64, random: u64) -> String {
     stamped("task", ms, random)
-}
-
-/// The note that carries an approval's result.
-pub fn approval_note(ms: u64, random: u64) -> String {
-    stamped("appr-note", ms, random)
-}
-
-/// The on-wake note of a restart.
-pub fn restart(ms: u64, random: u64) -> String {
-    stamped("restart", ms, random)
 }
 
 /// A routed channel message: the platform's own id and the agent group.
@@ -81,7 +61,7 @@ mod tests {
 
     #[test]
     fn ids_have_the_forms_of_the_contract() {
-        assert_eq!(session(1_700_000_000_000, 0), "sess-1700000000000-000000");
+        assert_eq!(cli(1_700_000_000_000, 0), "cli-1700000000000-000000");
         assert_eq!(message(5, RANDOM_SPAN - 1), "msg-5-zzzzzz");
         assert_eq!(message(5, RANDOM_SPAN), "msg-5-000000");
         assert_eq!(question_answer("q1", 7), "qr-q1-7");

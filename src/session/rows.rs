@@ -2,7 +2,7 @@
 //!
 //! Invariant: no handle to a file in here; these types may be used by the pure layers.
 
-use crate::base::Wall;
+use crate::base::{Ms, Wall};
 use crate::session::timestamp;
 
 /// Keys of `session_state` that are facts for the host begin with this (design 5).
@@ -11,6 +11,8 @@ pub const FACT_PREFIX: &str = "lamplighter.";
 pub const FACT_ATTEMPT: &str = "lamplighter.attempt";
 /// The fact that names the messages of the running turn.
 pub const FACT_TURN: &str = "lamplighter.turn";
+/// The fact that says which messages were handed to the agent together, until an answer covers them.
+pub const FACT_PUSHES: &str = "lamplighter.pushes";
 /// The fact that names the tools in flight with their deadlines.
 pub const FACT_TOOLS: &str = "lamplighter.tools";
 /// The fact that names what the runner waits for.
@@ -19,14 +21,30 @@ pub const FACT_WAIT: &str = "lamplighter.wait";
 pub const FACT_RELEASE_PREFIX: &str = "lamplighter.release.";
 /// Facts that explain a failed message: this prefix and the message id.
 pub const FACT_FAILED_PREFIX: &str = "lamplighter.failed.";
+/// Facts about what the script of a task decided: this prefix and the message id.
+pub const FACT_TASK_PREFIX: &str = "lamplighter.task.";
+/// The fact that holds answers to questions which came too late, until the agent is told.
+pub const FACT_LATE: &str = "lamplighter.late";
+/// The fact that names the destinations which the agent was told of in this conversation.
+pub const FACT_DESTINATIONS: &str = "lamplighter.destinations";
 /// Longest value of a fact in bytes; a JSON object of a few ids and times needs far less.
 pub const MAX_FACT_BYTES: usize = 4 * 1024;
-/// Most facts of one session; one per released or failed message of a batch, and the five fixed ones.
+/// Most facts of one session; one per released or failed message of a batch, and the seven fixed ones.
 pub const MAX_FACTS: usize = 64;
 /// Longest content of a row in bytes: what policy allows for one message (design 5).
 pub const MAX_CONTENT_BYTES: usize = 1024 * 1024;
+/// How long a question waits for its answer when it does not say so itself (contract 12).
+pub const QUESTION_WAIT: Ms = Ms::secs(300);
+/// The longest that a question may wait (design 5): its container is kept, and its agent's turn open, all that time.
+pub const MAX_QUESTION_WAIT: Ms = Ms::days(7);
 /// Longest id, address part, kind or time in bytes; ids of platforms stay below 300.
 pub const MAX_FIELD_BYTES: usize = 4 * 1024;
+
+/// Whether people can choose an option by this label: it says something, on one line.
+pub fn is_option_label(label: &str) -> bool {
+    let label = label.trim();
+    !label.is_empty() && label.lines().count() == 1
+}
 
 /// Where a message comes from or goes to. Every part may be missing in a row (contract 4.1, 5.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

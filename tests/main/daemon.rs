@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Daemon, lamplighter, text, until};
+use crate::support::{Daemon, lamplighter, runner, text, until};
 
 const FAST: &str = "[policy]\nclaim_backoff = \"50ms\"\nstart_backoff = \"20ms\"\n";
 
@@ -116,9 +116,11 @@ fn old_segments_are_dropped_and_what_they_told_is_named_as_gone() {
 
     let way = daemon.ok(&["why", "m1"]);
     let mut lines = way.lines();
-    let (before, open) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let before = lines.next().unwrap_or_default();
     assert!(before.starts_with("before 1.") && before.ends_with(": dropped with older segments"), "{way}");
-    assert!(open.contains("open in the snapshot"), "{way}");
+    // What the snapshot remembers of the time before comes first.
+    let remembered = lines.by_ref().take_while(|line| line.contains("(as the snapshot remembers)")).count();
+    assert!(remembered > 0 && way.contains("open in the snapshot"), "{way}");
     let output = daemon.run(&["why", "m0"]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -330,13 +332,47 @@ fn what_is_wrong_with_the_configuration_is_named_with_its_place() {
     let (code, said) = run(&["run"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("lamplighter.toml:2:1") && said.contains("did you mean \"name\"?"), "{said}");
+    for (host, why) in
+        [("ssh://somewhere", "neither unix:// nor tcp://"), ("tcp://far:2376", "without encryption")]
+    {
+        let text = format!("[runtime.docker]\nhost = \"{host}\"\n");
+        fs::write(folder.path().join("lamplighter.toml"), text).unwrap();
+        let (code, said) = run(&["run", "--runtime", "docker"]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
     fs::remove_file(folder.path().join("lamplighter.toml")).unwrap();
-    let (code, said) = run(&["run", "--runtime", "docker"]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("no docker runtime") && said.contains("--runtime process"), "{said}");
     let (code, said) = run(&["init"]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(run(&["init"]).0, Some(1));
+}
+
+#[test]
+fn without_an_engine_the_daemon_says_so_at_once_and_takes_messages_for_later() {
+    let docker = "[runtime.docker]\nhost = \"unix:///nowhere/docker.sock\"\nimage = \"some:image\"\n";
+    let mut daemon = Daemon::start_on("docker", runner(), docker);
+    until("it is told", || daemon.log().contains("the runtime is away"));
+    let log = daemon.log();
+    for said in
+        ["the runtime is away", "no engine answers at unix:///nowhere/docker.sock", "--runtime process"]
+    {
+        assert!(log.contains(said), "no {said:?} in\n{log}");
+    }
+    let mut client = daemon.client("main");
+    client.say("m1", "later").unwrap();
+    client.upto("accepted", "m1");
+    let status = daemon.ok(&["status"]);
+    assert!(status.contains("away ") && status.contains("--runtime process"), "{status}");
+    until("it waits", || daemon.status()["sessions"][0]["stuck"] == "waits for the runtime, which is away");
+    let why = daemon.ok(&["why", "m1"]);
+    assert!(why.contains("the runtime is away since") && why.contains("no engine answers"), "{why}");
+    // A second start without it is no different; what was taken is still there.
+    daemon.stop();
+    daemon.again();
+    until("it waits", || daemon.status()["slots"]["waiting"] == 1);
+    daemon.stop();
+    assert_eq!(daemon.log().matches("the runtime is away").count(), 2, "once a start:\n{}", daemon.log());
+    daemon.replays();
 }
 
 #[test]

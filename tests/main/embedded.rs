@@ -1,20 +1,25 @@
 //! The daemon in this process, with a platform and a wall clock that the run steers: for what no real platform does when
 //! it is asked to.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use lamplighter::base::{Clock, Wall};
+use lamplighter::base::{Clock, Disk, OsDisk, Wall};
 use lamplighter::channels::{Arrived, Capabilities, Channel, ChannelEvent, Delivery, Fault, Settled};
 use lamplighter::host::clock::OsClock;
 use lamplighter::host::config::{Config, Overrides, RuntimeKind};
+use lamplighter::host::control::Request;
 use lamplighter::host::event::Event;
 use lamplighter::host::folder::DataFolder;
-use lamplighter::host::startup;
+use lamplighter::host::space;
+use lamplighter::host::startup::{self, Ports};
+use serde_json::Value;
 
 use crate::support::{LIMIT, runner};
 
@@ -37,9 +42,57 @@ impl Clock for SetClock {
     }
 }
 
+/// A disk on which a running journal becomes durable only while nobody holds it.
+#[derive(Default)]
+pub struct HeldDisk {
+    held: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl HeldDisk {
+    /// From now on syncs wait, or wait no more.
+    pub fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.changed.notify_all();
+    }
+}
+
+impl Disk for HeldDisk {
+    fn create(&self, op: &'static str, path: &Path) -> io::Result<File> {
+        OsDisk.create(op, path)
+    }
+
+    fn write(&self, op: &'static str, file: &File, bytes: &[u8]) -> io::Result<()> {
+        OsDisk.write(op, file, bytes)
+    }
+
+    fn sync(&self, op: &'static str, file: &File) -> io::Result<()> {
+        if op == "JOURNAL:SYNC" {
+            drop(self.changed.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
+        }
+        OsDisk.sync(op, file)
+    }
+
+    fn rename(&self, op: &'static str, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(op, from, to)
+    }
+
+    fn sync_dir(&self, op: &'static str, folder: &Path) -> io::Result<()> {
+        OsDisk.sync_dir(op, folder)
+    }
+
+    fn remove(&self, op: &'static str, path: &Path) -> io::Result<()> {
+        OsDisk.remove(op, path)
+    }
+
+    fn truncate(&self, op: &'static str, file: &File, len: u64) -> io::Result<()> {
+        OsDisk.truncate(op, file, len)
+    }
+}
+
 /// What the host says to the platform.
 enum Heard {
-    Deliver(Delivery),
+    Deliver(Box<Delivery>),
     Accepted,
     Settled,
 }
@@ -65,7 +118,7 @@ impl Channel for Post {
     }
 
     fn deliver(&self, delivery: Delivery) {
-        self.hear(Heard::Deliver(delivery));
+        self.hear(Heard::Deliver(Box::new(delivery)));
     }
 
     fn typing(&self, _: &str, _: bool) {}
@@ -82,6 +135,8 @@ impl Channel for Post {
         self.hear(Heard::Settled);
     }
 
+    fn stuck(&self, _: &str, _: &str, _: bool) {}
+
     fn stop(&self) {}
 }
 
@@ -97,6 +152,11 @@ pub struct Embedded {
 impl Embedded {
     /// Starts one with this configuration; the platform is up.
     pub fn start(config: &str) -> Self {
+        Self::start_on(config, Arc::new(OsDisk))
+    }
+
+    /// Starts one whose journal is on this disk.
+    pub fn start_on(config: &str, disk: Arc<dyn Disk>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("lamplighter.toml"), config).unwrap();
         let env = |name: &str| (name == "LAMPLIGHTER_RUNNER").then(|| runner().display().to_string());
@@ -111,8 +171,8 @@ impl Embedded {
         let clock = Arc::new(SetClock::default());
         let data = DataFolder::prepare(folder.path(), &OsClock).unwrap();
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        let shared: Arc<dyn Clock> = Arc::clone(&clock) as _;
-        let mut started = startup::start(data, config, &log, shared, "0.1.0 (test)".into()).unwrap();
+        let ports = Ports { clock: Arc::clone(&clock) as _, disk, space: space::Source::of(data.root()) };
+        let mut started = startup::start_with(data, config, &log, "0.1.0 (test)".into(), ports).unwrap();
         let (heard, hears) = unbounded();
         started.daemon.performer().add_channel(Arc::new(Post { heard }));
         let events = started.events.clone();
@@ -135,7 +195,7 @@ impl Embedded {
     }
 
     pub fn up(&self) {
-        self.send(ChannelEvent::Up { channel: POST, chat: None, idempotent: false });
+        self.send(ChannelEvent::Up { channel: POST, chat: None });
     }
 
     pub fn down(&self, reason: &str) {
@@ -156,7 +216,7 @@ impl Embedded {
             thread: None,
             message_id: "m1".into(),
             content: "{\"text\":\"is anybody in?\",\"sender\":\"Ann\",\"senderId\":\"post:ann\"}".into(),
-            timestamp: self.clock.wall(),
+            sent: Some(self.clock.wall()),
         }));
         self.hear(|heard| matches!(heard, Heard::Accepted).then_some(()));
     }
@@ -170,10 +230,28 @@ impl Embedded {
         }
     }
 
+    /// What the loop answers when asked for its status: everything that was on its way to it before is done then.
+    pub fn status(&self) -> Value {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.events.send(Event::Control { request: Request::Status, reply }).unwrap();
+        answer.recv_timeout(LIMIT).expect("the loop does not answer").unwrap()
+    }
+
+    /// Whether a delivery has come by now.
+    pub fn was_delivered(&self) -> bool {
+        self.heard.try_iter().any(|heard| matches!(heard, Heard::Deliver(_)))
+    }
+
+    /// The folder of the only session.
+    pub fn session(&self) -> PathBuf {
+        let status = self.status();
+        self.data().join("sessions").join(status["sessions"][0]["session"].as_str().unwrap())
+    }
+
     /// The next delivery.
     pub fn delivery(&self) -> Delivery {
         self.hear(|heard| match heard {
-            Heard::Deliver(delivery) => Some(delivery),
+            Heard::Deliver(delivery) => Some(*delivery),
             Heard::Accepted | Heard::Settled => None,
         })
     }
@@ -195,7 +273,7 @@ impl Embedded {
 
     /// Stops it and gives its journal's folder.
     pub fn stop(&mut self) -> PathBuf {
-        self.events.send(Event::Stop).unwrap();
+        self.events.send(Event::Stop(None)).unwrap();
         self.thread.take().unwrap().join().unwrap();
         self.data().join("journal")
     }

@@ -28,7 +28,7 @@ const EMBEDDED: [EmbeddedScenario; 4] = [
 ];
 
 /// Name and run; `fixtures/README.md` says what each is about.
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 15] = [
     ("containers-that-fail", containers_that_fail),
     ("crash-in-mid-turn", crash_in_mid_turn),
     ("duplicate-message", duplicate_message),
@@ -41,6 +41,7 @@ const SCENARIOS: [Scenario; 14] = [
     ("overflow-of-file-events", overflow_of_file_events),
     ("poison-message", poison_message),
     ("quarantine-and-reset", quarantine_and_reset),
+    ("questions", questions),
     ("slots-full", slots_full),
     ("stopped-in-mid-turn", stopped_in_mid_turn),
 ];
@@ -74,8 +75,9 @@ fn error_of_the_agent() -> Daemon {
 }
 
 fn containers_that_fail() -> Daemon {
-    // A configuration that the runner refuses: it ends at once, again and again.
-    let daemon = asked(&mock("{ pattern = \".\", error = \"nonsense\" }"), "accepted");
+    // It ends at once, again and again, as a runner does that cannot use its configuration.
+    let config = format!("[runtime.process]\ncommand = [\"sh\", \"-c\", \"exit 78\"]\n{FAST}");
+    let daemon = asked(&config, "accepted");
     until("it has failed twice", || {
         daemon.status()["sessions"][0]["stuck"] == "its container failed 2 times"
     });
@@ -223,6 +225,28 @@ fn quarantine_and_reset() -> Daemon {
     until("it is quarantined", || daemon.status()["sessions"][0]["state"] == "quarantined");
     daemon.ok(&["session", "reset", &name]);
     client.upto("settled", "m1");
+    daemon
+}
+
+/// One question is answered by somebody after a restart, one too late, and a request is refused.
+fn questions() -> Daemon {
+    let mut daemon = crate::asking::daemon();
+    let mut client = daemon.client("main");
+    client.say("m0", "request schedule_task").unwrap();
+    client.upto("settled", "m0");
+    client.say("m1", "ask 60000").unwrap();
+    while client.line().unwrap()["type"] != "message" {}
+    until("it waits", || daemon.status()["sessions"][0]["questions"] == 1);
+    daemon.stop();
+    daemon.again();
+    let mut client = daemon.client("main");
+    client.say("m2", "2").unwrap();
+    client.upto("settled", "m1");
+    client.say("m3", "ask 200").unwrap();
+    client.upto("settled", "m3");
+    until("it is closed", || daemon.status()["sessions"][0]["questions"] == 0);
+    client.say("m4", "soup").unwrap();
+    client.upto("settled", "m4");
     daemon
 }
 

@@ -173,6 +173,55 @@ fn one_wrong_line_of_the_machine_is_named_by_record_and_field() {
     assert_eq!(replay(&segment("duplicate-message")).status.code(), Some(0));
 }
 
+/// A message makes the machine panic: nothing is done that is not on record, and the next start goes on.
+#[cfg(feature = "sabotage")]
+#[test]
+fn after_a_panic_the_input_is_on_record_and_the_next_start_goes_on() {
+    use lamplighter::journal::record::{Outcome, RECORD_SCHEMA, decode_record};
+    use lamplighter::machine::input::Input;
+
+    use crate::support::Daemon;
+
+    let mut daemon = Daemon::start("");
+    let mut client = daemon.client("main");
+    client.say("m1", "hello").unwrap();
+    client.upto("settled", "m1");
+    client.say("m2", "/panic").unwrap();
+    assert_eq!(daemon.ends(), Some(70), "{}", daemon.log());
+    assert!(client.line().is_none_or(|line| line["type"] != "accepted"), "nobody may take it for accepted");
+    let journal = daemon.data().canonicalize().unwrap().join("journal");
+    let replay = format!("lamplighter replay {}", journal.display());
+    assert!(daemon.log().contains(&replay), "{}", daemon.log());
+
+    let mut reader = SegmentReader::open(segments(&journal).last().unwrap()).unwrap();
+    let mut last = None;
+    while let Ok(Some(frame)) = reader.next_frame() {
+        if frame.kind == Kind::Record {
+            last = Some(decode_record(RECORD_SCHEMA, frame.body).unwrap());
+        }
+    }
+    let last = last.expect("there is no record");
+    assert_eq!(last.outcome, Outcome::Panicked);
+    assert!(matches!(&last.input, Input::MessageArrived(it) if it.message_id == "m2"), "{:?}", last.input);
+    assert!(last.effects.is_empty());
+    // The command that it names plays up to it, panics where the daemon did, and says so.
+    let output = replay_of(&journal);
+    let (said, shown) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success() && said.contains(", 0 divergences"), "{said}{shown}");
+    assert!(shown.contains("sabotaged: a message asks for it"), "{shown}");
+
+    daemon.again();
+    let mut client = daemon.client("main");
+    client.say("m3", "and now?").unwrap();
+    assert_eq!(client.upto("settled", "m3").0["outcome"], "completed");
+    daemon.stop();
+}
+
+#[cfg(feature = "sabotage")]
+fn replay_of(journal: &Path) -> Output {
+    Command::new(lamplighter()).arg("replay").arg(journal).output().unwrap()
+}
+
 /// Name, what is done to the segment, exit code and what is said.
 type Damage = (&'static str, fn(&mut Vec<u8>, &[Frame]), i32, &'static str);
 

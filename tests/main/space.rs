@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use lamplighter::base::OsDisk;
 use lamplighter::host::clock::OsClock;
 use lamplighter::host::config::Config;
 use lamplighter::host::event::Event;
 use lamplighter::host::folder::DataFolder;
 use lamplighter::host::perform::send;
 use lamplighter::host::space::Source;
-use lamplighter::host::startup::{Started, start_with};
+use lamplighter::host::startup::{Ports, Started, start_with};
 
 use crate::support::{Client, Daemon, lamplighter, spawn, text, until};
 
@@ -46,8 +47,9 @@ fn while_the_disk_is_low_messages_are_refused_and_replies_are_delivered() {
     config.runtime.process.command = Some(vec!["/bin/true".into()]);
     let data = DataFolder::prepare(daemon.data(), &OsClock).unwrap();
     let log = slog::Logger::root(slog::Discard, slog::o!());
+    let ports = Ports { clock: Arc::new(OsClock), disk: Arc::new(OsDisk), space: source };
     let Started { daemon: here, events, control, lock } =
-        start_with(data, config, &log, Arc::new(OsClock), "test".into(), source).unwrap();
+        start_with(data, config, &log, "test".into(), ports).unwrap();
     let running = std::thread::spawn(move || here.run());
 
     let mut client = daemon.client("main");
@@ -75,7 +77,7 @@ fn while_the_disk_is_low_messages_are_refused_and_replies_are_delivered() {
     assert_eq!(client.upto("accepted", "m1").0["duplicate"], false);
     assert!(daemon.ok(&["status"]).contains("disk       1024 MiB free"));
 
-    send(&events, Event::Stop);
+    send(&events, Event::Stop(None));
     running.join().unwrap().unwrap();
     drop((control, lock));
     let way = daemon.ok(&["why", "m1"]);

@@ -1,6 +1,6 @@
 //! A daemon of one's own and a client of its chat socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -37,13 +37,17 @@ pub fn segments(folder: &Path) -> Vec<PathBuf> {
 
 /// Starts a daemon's process on a data folder, with its log elsewhere.
 pub fn spawn(data: &Path, log: &Path, flags: &[&str]) -> Child {
+    spawn_with("process", &runner(), data, log, flags)
+}
+
+fn spawn_with(runtime: &str, runner: &Path, data: &Path, log: &Path, flags: &[&str]) -> Child {
     let log = File::options().create(true).append(true).open(log).unwrap();
     Command::new(lamplighter())
-        .args(["run", "--runtime", "process"])
+        .args(["run", "--runtime", runtime])
         .args(flags)
         .arg("--data")
         .arg(data)
-        .env("LAMPLIGHTER_RUNNER", runner())
+        .env("LAMPLIGHTER_RUNNER", runner)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -64,14 +68,21 @@ pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
 pub struct Daemon {
     pub folder: tempfile::TempDir,
     child: Option<Child>,
+    runtime: &'static str,
+    runner: PathBuf,
 }
 
 impl Daemon {
     /// Starts a daemon with this configuration.
     pub fn start(config: &str) -> Self {
+        Self::start_on("process", runner(), config)
+    }
+
+    /// Starts a daemon with another runtime and the runner for it.
+    pub fn start_on(runtime: &'static str, runner: PathBuf, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("lamplighter.toml"), config).unwrap();
-        let mut daemon = Self { folder, child: None };
+        let mut daemon = Self { folder, child: None, runtime, runner };
         daemon.again();
         daemon
     }
@@ -90,7 +101,8 @@ impl Daemon {
 
     /// Starts it again on the same folder and waits until it listens.
     pub fn again(&mut self) {
-        let child = spawn(self.data(), &self.data().join("log"), &["--log-level", "debug"]);
+        let log = self.data().join("log");
+        let child = spawn_with(self.runtime, &self.runner, self.data(), &log, &["--log-level", "debug"]);
         self.child = Some(child);
         let socket = self.data().join("run/chat.sock");
         let limit = Instant::now() + LIMIT;
@@ -106,6 +118,18 @@ impl Daemon {
         kill_process(self.pid(), Signal::TERM).unwrap();
         let status = self.child.take().unwrap().wait().unwrap();
         assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Waits until it ends by itself, and gives its exit code.
+    #[cfg(feature = "sabotage")]
+    pub fn ends(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let mut ended = None;
+        until("it ends by itself", || {
+            ended = child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.and_then(|status| status.code())
     }
 
     /// Kills it without warning.
@@ -181,6 +205,14 @@ impl Drop for Daemon {
     }
 }
 
+/// What providers keep of the only session that was started.
+pub fn only_state(data: &Path) -> PathBuf {
+    let all = fs::read_dir(data.join("state/agent")).unwrap().map(|entry| entry.unwrap().path());
+    let all: Vec<PathBuf> = all.collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all[0].clone()
+}
+
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -217,6 +249,21 @@ impl Client {
             self.send(&json!({"type": "ack", "id": value["id"]}))?;
         }
         Some(value)
+    }
+
+    /// Lines until each of these messages is settled, which must be as completed; all replies among them, sorted.
+    pub fn settle(&mut self, ids: &[&str]) -> Vec<String> {
+        let mut replies = BTreeMap::new();
+        let mut open: BTreeSet<&str> = ids.iter().copied().collect();
+        while !open.is_empty() {
+            let (settled, more) = self.upto("settled", "");
+            assert_eq!(settled["outcome"], "completed", "{settled}");
+            open.remove(settled["id"].as_str().unwrap());
+            replies.extend(more);
+        }
+        let mut texts: Vec<String> = replies.into_values().collect();
+        texts.sort();
+        texts
     }
 
     /// Lines up to the one of this type for this id; replies among them by id.

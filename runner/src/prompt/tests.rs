@@ -17,86 +17,84 @@ fn row(seq: i64, kind: &str, chat: &str, timestamp: &str, content: &str) -> Inbo
 
 fn names() -> Vec<Destination> {
     let target = Target::Channel { channel_type: "tg".into(), platform_id: "7".into() };
-    vec![Destination { name: "family".into(), display_name: None, target }]
+    let peer = Target::Agent { agent_group_id: "ag-2".into() };
+    vec![
+        Destination { name: "family".into(), display_name: None, target },
+        Destination { name: "helper".into(), display_name: None, target: peer },
+    ]
 }
 
-fn prompt(zone: &str, rows: Vec<InboundRow>) -> Result<String, String> {
-    let messages: Vec<Message> = rows.into_iter().map(Message::read).collect::<Result<_, _>>()?;
-    Ok(Formatter::for_zone(Some(zone)).prompt(&messages, 0, &names()).text)
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    zone: String,
+    rows: Vec<Json>,
+    #[serde(default)]
+    omitted: usize,
+    #[serde(default)]
+    scripts: BTreeMap<String, Json>,
+    #[serde(default)]
+    late: Vec<LateAnswer>,
+    #[serde(default)]
+    added: Vec<String>,
 }
 
-#[test]
-fn one_chat_message_stands_alone_under_the_header() {
-    let one =
-        row(4, "chat", "7", "2026-06-15T09:30:00.000Z", r#"{"text":"a < b & \"c\" isn't","sender":"Ann"}"#);
-    assert_eq!(
-        prompt("Europe/Berlin", vec![one]).as_deref(),
-        Ok("<context timezone=\"Europe/Berlin\" />\n\
-            <message id=\"4\" from=\"family\" sender=\"Ann\" time=\"Jun 15, 2026, 11:30 AM\">\
-            a &lt; b &amp; &quot;c&quot; isn't</message>")
-    );
-}
-
-#[test]
-fn a_time_without_a_zone_is_utc_and_not_the_local_time() {
-    let one = row(4, "chat", "7", "2026-06-15 22:05:00", r#"{"text":"x","sender":"A"}"#);
-    let text = prompt("America/New_York", vec![one]).unwrap_or_default();
-    assert!(text.contains("time=\"Jun 15, 2026, 6:05 PM\""), "{text}");
-}
-
-#[test]
-fn quotes_replies_and_attachments_follow_the_contract() {
-    let content = r#"{"text":"see","sender":"Ann","replyTo":{"id":"99","sender":"Bob <b>","text":"old & new"},
-        "attachments":[{"type":"image","name":"a\".png","localPath":"inbox/m4/a.png"},
-                       {"name":"b.pdf","url":"https://x/y?a=1&b=2"},{}]}"#;
-    assert_eq!(
-        prompt("UTC", vec![row(4, "chat-sdk", "8", "2026-06-05T00:07:00Z", content)]).as_deref(),
-        Ok("<context timezone=\"UTC\" />\n\
-            <message id=\"4\" from=\"unknown:tg:8\" sender=\"Ann\" time=\"Jun 5, 2026, 12:07 AM\" \
-            reply_to=\"99\">\n  \
-            <quoted_message from=\"Bob &lt;b&gt;\">old &amp; new</quoted_message>\n\
-            see\n\
-            [image: a&quot;.png — saved to /workspace/inbox/m4/a.png]\n\
-            [file: b.pdf (https://x/y?a=1&amp;b=2)]\n\
-            [file: attachment]</message>")
-    );
-}
-
-#[test]
-fn groups_come_in_their_order_and_several_chats_are_wrapped() {
-    let at = "2026-06-15T09:30:00Z";
-    let rows = vec![
-        row(2, "webhook", "7", at, r#"{"source":"ci","event":"push","payload":{"a":"<x>"}}"#),
-        row(4, "task", "7", at, r#"{"prompt":"do </task> it","script":null}"#),
-        row(6, "chat", "7", at, r#"{"text":"one","sender":"A"}"#),
-        row(8, "chat", "7", at, r#"{"text":"two","sender":"B"}"#),
-    ];
-    assert_eq!(
-        prompt("UTC", rows).as_deref(),
-        Ok("<context timezone=\"UTC\" />\n\
-            <messages>\n\
-            <message id=\"6\" from=\"family\" sender=\"A\" time=\"Jun 15, 2026, 9:30 AM\">one</message>\n\
-            <message id=\"8\" from=\"family\" sender=\"B\" time=\"Jun 15, 2026, 9:30 AM\">two</message>\n\
-            </messages>\n\n\
-            <task from=\"family\" time=\"Jun 15, 2026, 9:30 AM\">\
-            Instructions:\ndo &lt;/task&gt; it</task>\n\n\
-            <webhook from=\"family\" source=\"ci\" event=\"push\">\
-            {\n  &quot;a&quot;: &quot;&lt;x&gt;&quot;\n}</webhook>")
-    );
-}
-
-#[test]
-fn a_row_without_number_address_or_time_is_still_shown() {
-    let bare = InboundRow {
-        kind: "chat".into(),
-        timestamp: "whenever".into(),
-        content: "hi".into(),
-        ..InboundRow::default()
+/// A row as the cases have it; its content is an object, or a text that stands for itself, byte for byte.
+fn row_of(value: &Json, number: i64) -> InboundRow {
+    let text = |key: &str| value.get(key).and_then(Json::as_str).map(str::to_owned);
+    let content = match value.get("content") {
+        Some(Json::Text(text)) => text.clone(),
+        other => other.map(Json::compact).unwrap_or_default(),
     };
-    assert_eq!(
-        prompt("Nowhere/Land", vec![bare]).map(|text| text.lines().skip(1).collect::<String>()).as_deref(),
-        Ok("<message sender=\"Unknown\" time=\"whenever\">hi</message>")
-    );
+    let seq = match value.get("seq") {
+        Some(Json::Null) => None,
+        Some(given) => given.compact().parse().ok(),
+        None => Some(number),
+    };
+    InboundRow {
+        id: text("id").unwrap_or_else(|| format!("m{number}")),
+        seq,
+        kind: text("kind").unwrap_or_else(|| "chat".to_owned()),
+        timestamp: text("timestamp").unwrap_or_else(|| "2026-06-15T09:30:00.000Z".to_owned()),
+        trigger: true,
+        address: Address {
+            channel_type: text("channel_type"),
+            platform_id: text("platform_id"),
+            thread_id: None,
+        },
+        content,
+        ..InboundRow::default()
+    }
+}
+
+/// Each element of a prompt, byte for byte: `fixtures/prompts/NAME.json` gives `NAME.txt`; `UPDATE=1` rewrites it.
+#[test]
+fn prompts_are_as_recorded() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/prompts");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        seen += 1;
+        let case: Case = serde_json::from_str(&std::fs::read_to_string(&path)?)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let rows = case.rows.iter().zip(1..).map(|(row, number)| row_of(row, 2 * number));
+        let messages: Vec<Message> = rows.map(Message::read).collect::<Result<_, _>>()?;
+        let Case { omitted, scripts, late, added, .. } = case;
+        let extras = Extras { omitted, scripts, late, added };
+        let messages: Vec<&Message> = messages.iter().collect();
+        let prompt = Formatter::for_zone(Some(&case.zone)).prompt(&messages, &extras, &names()).text;
+        let expected = path.with_extension("txt");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&expected, prompt)?;
+        } else {
+            assert_eq!(std::fs::read_to_string(&expected)?, prompt, "{}", path.display());
+        }
+    }
+    assert!(seen >= 24, "only {seen} cases");
+    Ok(())
 }
 
 #[test]
@@ -105,7 +103,9 @@ fn only_triggers_are_listed_as_such() -> Result<(), String> {
     context.trigger = false;
     let asked = row(4, "chat", "7", "2026-06-15T09:30:00Z", r#"{"text":"hey"}"#);
     let messages = [Message::read(context)?, Message::read(asked)?];
-    let prompt = Formatter::for_zone(Some("UTC")).prompt(&messages, 3, &names());
+    let extras = Extras { omitted: 3, ..Extras::default() };
+    let prompt =
+        Formatter::for_zone(Some("UTC")).prompt(&messages.iter().collect::<Vec<_>>(), &extras, &names());
     assert_eq!(prompt.triggers, [Trigger { from: Some("family".into()), text: "hey".into() }]);
     assert!(prompt.text.contains("<omitted earlier_messages=\"3\" />\n<messages>"), "{}", prompt.text);
     Ok(())

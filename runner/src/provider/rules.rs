@@ -8,7 +8,8 @@
 //!   {"pattern": "overload", "error": "transient", "retry_after_ms": 1000},
 //!   {"pattern": "crash", "crash": 9, "once": true},
 //!   {"pattern": "hang", "silence": true},
-//!   {"pattern": "build", "tool_ms": 500, "reply": "built"}
+//!   {"pattern": "build", "tool_ms": 500, "reply": "built"},
+//!   {"pattern": "held", "until": "go", "reply": "went on when the file go was in the workspace"}
 //! ]}}
 //! ```
 
@@ -23,8 +24,10 @@ use super::{ErrorClass, ProviderError};
 const MAX_RULES: usize = 256;
 /// Largest compiled pattern in bytes; regex-lite is linear in the text times this.
 const MAX_PATTERN_BYTES: usize = 64 * 1024;
-/// Longest `delay_ms` and `tool_ms`.
-const MAX_WAIT: Ms = Ms::days(1);
+/// Longest name of a file that is waited for, in bytes, as file systems have it.
+const MAX_NAME_BYTES: usize = 255;
+/// Longest `delay_ms` and `tool_ms`, and wait for the file of `until`.
+pub const MAX_WAIT: Ms = Ms::days(1);
 
 /// One rule.
 #[derive(Clone, Debug)]
@@ -33,6 +36,9 @@ pub struct Rule {
     pub pattern: Regex,
     /// How long to wait before anything else.
     pub delay: Ms,
+    /// After that, the file of the workspace that must be there before anything else: so a turn lasts until whoever
+    /// watches it has seen what there was to see, however slow the machine is.
+    pub until: Option<String>,
     /// For so long a tool is in flight that declares so much.
     pub tool: Option<Ms>,
     /// Whether the rule is spent after its first use, across restarts.
@@ -44,12 +50,15 @@ pub struct Rule {
 /// How a turn ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// With a text; `$text` in it stands for the message's text. Without one, with an echo.
+    /// With a text; `$text` in it stands for the message's text, `$prompt` for the
+    /// whole prompt, escaped once more. Without one, with an echo.
     Reply {
         /// The text; blocks in it are sent as they stand.
         text: Option<String>,
         /// To whom a text without blocks goes; without it, to where the message came from.
         to: Option<String>,
+        /// The text is left as it is, with or without blocks.
+        raw: bool,
     },
     /// With an error.
     Error {
@@ -76,11 +85,14 @@ struct Wire {
     to: Option<String>,
     #[serde(default)]
     delay_ms: u64,
+    until: Option<String>,
     error: Option<String>,
     retry_after_ms: Option<u64>,
     crash: Option<i32>,
     #[serde(default)]
     once: bool,
+    #[serde(default)]
+    raw: bool,
     #[serde(default)]
     silence: bool,
     tool_ms: Option<u64>,
@@ -121,7 +133,13 @@ fn rule(wire: Wire) -> Result<Rule, String> {
         None => None,
         Some("transient") => Some(ErrorClass::Transient),
         Some("permanent") => Some(ErrorClass::Permanent),
-        Some(other) => return Err(format!("error: {other:?} is neither \"transient\" nor \"permanent\"")),
+        Some("session-invalid") => Some(ErrorClass::SessionInvalid),
+        Some("crashed") => Some(ErrorClass::Crashed),
+        Some(other) => {
+            return Err(format!(
+                "error: {other:?} is none of \"transient\", \"permanent\", \"session-invalid\", \"crashed\""
+            ));
+        }
     };
     let wait = |ms: u64| Ms(ms).min(MAX_WAIT);
     let action = match (class, wire.crash, wire.silence, wire.reply) {
@@ -130,11 +148,16 @@ fn rule(wire: Wire) -> Result<Rule, String> {
         }
         (None, Some(code), false, None) => Action::Crash(code),
         (None, None, true, None) => Action::Silence,
-        (None, None, false, text) => Action::Reply { text, to: wire.to },
+        (None, None, false, text) => Action::Reply { text, to: wire.to, raw: wire.raw },
         _ => return Err("only one of reply, error, crash and silence can be".to_owned()),
     };
+    if let Some(name) = wire.until.as_deref()
+        && (name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('/') || name.starts_with('.'))
+    {
+        return Err(format!("until: {name:?} is no name of a file in the workspace"));
+    }
     let (delay, tool) = (wait(wire.delay_ms), wire.tool_ms.map(wait));
-    Ok(Rule { pattern, delay, tool, once: wire.once, action })
+    Ok(Rule { pattern, delay, until: wire.until, tool, once: wire.once, action })
 }
 
 #[cfg(test)]
@@ -166,7 +189,8 @@ mod tests {
             ),
             (
                 json!([{"pattern": "a", "error": "odd"}]),
-                "container.json: mock.rules[0]: error: \"odd\" is neither \"transient\" nor \"permanent\"",
+                "container.json: mock.rules[0]: error: \"odd\" is none of \"transient\", \"permanent\", \
+                 \"session-invalid\", \"crashed\"",
             ),
             (
                 json!([{"pattern": "a", "reply": "x", "crash": 1}]),
@@ -176,6 +200,9 @@ mod tests {
             assert_eq!(Rules::read(&rules).err().map(|e| e.to_string()).as_deref(), Some(message));
         }
         assert!(Rules::read(&json!([{"pattern": "("}])).is_err());
+        for name in ["", "../go", ".heartbeat"] {
+            assert!(Rules::read(&json!([{"pattern": "a", "until": name}])).is_err(), "{name}");
+        }
         assert!(Rules::read(&json!([{"pattern": "a", "dely_ms": 1}])).is_err(), "a misspelt key");
     }
 

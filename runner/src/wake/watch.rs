@@ -9,12 +9,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use lamplighter::session::layout::{INBOUND_DB, journal_of};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use crate::mailbox::Mailbox;
 use crate::wake::policy::Fingerprint;
 
 /// A running watch; dropped, it ends.
@@ -24,15 +22,16 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches the folder in which `inbound_db` lies; where that is a link, the folder it points into.
+    /// Watches the folder in which `inbound_db` lies; where that is a link, the folder it points into. `announce` is
+    /// called from another thread and must not block.
     ///
     /// # Errors
     /// When the system has no more watches, or the folder is missing. The poll alone will do then.
-    pub fn start(inbound_db: &Path, mailbox: Arc<Mailbox>) -> notify::Result<Self> {
+    pub fn start(inbound_db: &Path, announce: impl Fn() + Send + 'static) -> notify::Result<Self> {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let seen = catch_unwind(AssertUnwindSafe(|| {
                 if concerns_inbound(&event) {
-                    mailbox.look();
+                    announce();
                 }
             }));
             // The panic's message is on stderr; the poll goes on finding what this missed.
@@ -74,8 +73,9 @@ pub fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::Event;
+    use crate::mailbox::{Event, Mailbox};
     use notify::event::{AccessKind, AccessMode, CreateKind, RemoveKind};
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     fn event(kind: EventKind, name: &str) -> notify::Result<notify::Event> {
@@ -106,7 +106,8 @@ mod tests {
         let link = folder.path().join("inbound.db");
         std::os::unix::fs::symlink("in/inbound.db", &link)?;
         let mailbox = Arc::new(Mailbox::default());
-        let _watch = Watch::start(&link, Arc::clone(&mailbox))?;
+        let looking = Arc::clone(&mailbox);
+        let _watch = Watch::start(&link, move || looking.look())?;
         std::fs::write(&real, "ab")?;
         let by = Instant::now() + Duration::from_secs(10);
         assert_eq!(mailbox.take(Some(by)), Event::Look);

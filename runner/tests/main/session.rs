@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -102,11 +102,25 @@ impl Session {
         self.spawn(Command::new(env!("CARGO_BIN_EXE_lamplighter-runner")), attempt)
     }
 
+    /// Starts the runner with a recording of its provider.
+    pub fn start_recording(&self, attempt: &str, tape: &Path) -> Result<Runner, Box<dyn Error>> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lamplighter-runner"));
+        command.arg("--record").arg(tape);
+        self.spawn(command, attempt)
+    }
+
     /// Starts the runner as the child of a shell, and returns the shell.
     pub fn start_below_a_shell(&self, attempt: &str) -> Result<Runner, Box<dyn Error>> {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "\"$0\" & wait", env!("CARGO_BIN_EXE_lamplighter-runner")]);
         self.spawn(shell, attempt)
+    }
+
+    /// Starts the runner as the first process of a namespace, and returns the process that made it.
+    pub fn start_as_first_process(&self, attempt: &str) -> Result<Runner, Box<dyn Error>> {
+        let mut unshare = Command::new("/usr/bin/unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_lamplighter-runner")]);
+        self.spawn(unshare, attempt)
     }
 
     fn spawn(&self, mut command: Command, attempt: &str) -> Result<Runner, Box<dyn Error>> {
@@ -163,6 +177,37 @@ impl Session {
         read().unwrap_or_default()
     }
 
+    /// The answers as JSON, without what differs between two runs.
+    pub fn rows(&self) -> Result<Vec<serde_json::Value>, Box<dyn Error>> {
+        let db = self.outbound()?;
+        let sql = "SELECT kind, channel_type, platform_id, thread_id, in_reply_to, content FROM messages_out \
+                   ORDER BY rowid";
+        let mut statement = db.prepare(sql)?;
+        let rows = statement.query_map([], |row| {
+            let text = |at: usize| row.get::<_, Option<String>>(at);
+            Ok(serde_json::json!([text(0)?, text(1)?, text(2)?, text(3)?, text(4)?, text(5)?]))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The messages as JSON lines, for [`Session::put_value`].
+    pub fn inbound_rows(&self) -> Result<Vec<String>, Box<dyn Error>> {
+        let db = self.inbound()?;
+        let mut statement = db.prepare("SELECT id, trigger, content FROM messages_in ORDER BY seq")?;
+        let rows = statement.query_map([], |row| {
+            let (id, trigger, content): (String, bool, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(serde_json::json!({"id": id, "trigger": trigger, "content": content}).to_string())
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Puts a row of [`Session::inbound_rows`].
+    pub fn put_value(&self, row: &serde_json::Value) -> Outcome {
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let (id, content) = (text("id"), text("content"));
+        self.put(&[Row { trigger: row["trigger"] == true, ..said(&id, &content) }])
+    }
+
     pub fn until_acked(&self, id: &str, status: &str) -> Outcome {
         let what = format!("{id} is {status}");
         until(&what, || (self.ack(id)? == status).then_some(()))
@@ -181,8 +226,37 @@ impl Runner {
         Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn kill(&mut self) -> Outcome {
         Ok(self.child.kill()?)
+    }
+
+    /// Kills it with everything that it has started, as the end of a container does.
+    pub fn kill_all(&mut self) -> Outcome {
+        let root = i32::try_from(self.child.id())?;
+        let mut tree = vec![root];
+        // Parents are found before their children; those that come while this looks are found again.
+        for _ in 0..8 {
+            for entry in fs::read_dir("/proc")?.flatten() {
+                let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                    continue;
+                };
+                let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+                let parent =
+                    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+                if parent.is_some_and(|parent: i32| tree.contains(&parent)) && !tree.contains(&pid) {
+                    tree.push(pid);
+                }
+            }
+        }
+        for pid in tree.into_iter().filter_map(rustix::process::Pid::from_raw) {
+            // One that is gone needs no end.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        self.ended().map(drop)
     }
 
     pub fn is_alive(&mut self) -> bool {

@@ -2,6 +2,8 @@ use std::sync::mpsc::{self, Receiver};
 
 use super::*;
 use crate::base::Wall;
+use crate::channels::content::Content;
+use crate::channels::{SentFile, SkippedFile};
 
 /// A bound for waiting on threads of a loaded machine; reaching it is a failure.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -30,7 +32,7 @@ fn fixture() -> Fixture {
     let sink: Sink = Arc::new(move |event| drop(lock(&send).send(event)));
     let chat = Chat::start(&folder.path().join("chat.sock"), Arc::new(Fixed), sink).unwrap();
     let it = Fixture { folder, chat, events };
-    assert_eq!(it.next(), ChannelEvent::Up { channel: CHANNEL, chat: None, idempotent: true });
+    assert_eq!(it.next(), ChannelEvent::Up { channel: CHANNEL, chat: None });
     it
 }
 
@@ -65,7 +67,7 @@ impl Fixture {
         let mut peer = self.connect();
         peer.send(&format!(r#"{{"type":"hello","protocol":1,"chat":"{name}","receive":true}}"#));
         assert_eq!(peer.line(), r#"{"type":"hello","protocol":1}"#);
-        let up = ChannelEvent::Up { channel: CHANNEL, chat: Some(format!("chat:{name}")), idempotent: true };
+        let up = ChannelEvent::Up { channel: CHANNEL, chat: Some(format!("chat:{name}")) };
         assert_eq!(self.next(), up);
         peer
     }
@@ -83,7 +85,9 @@ impl Fixture {
             key: format!("k{ticket}"),
             chat: format!("chat:{chat}"),
             thread: None,
-            content: json!({"text": text}).to_string(),
+            content: Content::text(text),
+            files: Vec::new(),
+            skipped: Vec::new(),
             in_reply_to: None,
         });
     }
@@ -211,12 +215,36 @@ fn a_client_that_does_not_read_is_cut_off() {
 }
 
 #[test]
-fn what_the_channel_cannot_show_fails_for_good() {
-    assert!(text_of(r#"{"operation":"edit","messageId":"1","text":"x"}"#).unwrap_err().contains("edit"));
-    assert!(text_of(r#"{"type":"card"}"#).unwrap_err().contains("card"));
-    assert!(text_of(r#"{"text":"x","files":["a"]}"#).is_err());
-    assert!(text_of("{}").is_err());
-    assert_eq!(text_of(r#"{"text":"x"}"#).as_deref(), Ok("x"));
+fn every_form_has_a_line_whose_text_says_all_of_it() {
+    let line = |content: &str| {
+        let delivery = Delivery {
+            ticket: 1,
+            key: "k1".into(),
+            chat: "chat:main".into(),
+            thread: None,
+            content: Content::parse(content).unwrap(),
+            files: vec![SentFile { name: "a.txt".into(), path: "/d/files/main/k1-0-a.txt".into(), bytes: 3 }],
+            skipped: vec![SkippedFile { name: "b".into(), reason: "it is a link".into() }],
+            in_reply_to: None,
+        };
+        let line: serde_json::Value = serde_json::from_slice(&line_of(delivery).line()).unwrap();
+        assert_eq!(line["files"], json!([{"name": "a.txt", "path": "/d/files/main/k1-0-a.txt", "bytes": 3}]));
+        assert_eq!(line["skipped"], json!([{"name": "b", "reason": "it is a link"}]));
+        line
+    };
+    let question = line(
+        r#"{"type":"ask_question","questionId":"q","title":"T","question":"Q?","timeoutMs":500,"options":["A","B"]}"#,
+    );
+    assert_eq!(question["text"], "T\nQ?\n  1. A\n  2. B");
+    let parts = json!({"id": "q", "title": "T", "question": "Q?", "options": ["A", "B"], "timeout_ms": 500});
+    assert_eq!(question["question"], parts);
+    let edit = line(r#"{"operation":"edit","messageId":"1.2.0","text":"new"}"#);
+    assert_eq!((&edit["text"], &edit["edits"]), (&json!("1.2.0 now reads: new"), &json!("1.2.0")));
+    let reaction = line(r#"{"operation":"reaction","messageId":"m1","emoji":"👍"}"#);
+    assert_eq!((&reaction["text"], &reaction["reacts_to"]), (&json!("👍 on m1"), &json!("m1")));
+    assert_eq!(line(r#"{"type":"card","fallbackText":"card"}"#)["text"], "card");
+    let text = line(r#"{"text":"x"}"#);
+    assert!(["question", "edits", "reacts_to"].iter().all(|key| text.get(key).is_none()), "{text}");
 }
 
 #[test]
@@ -229,4 +257,98 @@ fn stopping_ends_all_clients_and_removes_the_socket() {
     assert!(matches!(it.next(), ChannelEvent::Down { .. }));
     assert_eq!(peer.line(), "");
     assert!(!path.exists());
+}
+
+#[test]
+fn a_client_that_does_not_read_does_not_hold_up_the_stop() {
+    let it = fixture();
+    let (mut idle, mut other) = (it.join("main"), it.join("other"));
+    // More than the socket holds, and less than what it would be cut off for: its writer is stuck.
+    let big = "x".repeat(1 << 19);
+    for ticket in 0..6 {
+        it.deliver(ticket, "main", &big);
+    }
+    it.deliver(6, "other", "the last word");
+    let (done, stopped) = mpsc::channel();
+    let Fixture { folder: _folder, chat, events } = it;
+    std::thread::spawn(move || {
+        chat.stop();
+        done.send(()).unwrap();
+    });
+    stopped.recv_timeout(LIMIT).expect("it still waits for a client that does not read");
+    assert!(other.line().contains("the last word"), "whoever reads gets what was written");
+    let told: Vec<_> = events.try_iter().collect();
+    let failed =
+        |event: &&ChannelEvent| matches!(event, ChannelEvent::Failed { fault: Fault::NoRecipient, .. });
+    assert_eq!(told.iter().filter(failed).count(), 7, "{told:?}");
+    assert!(matches!(told.last(), Some(ChannelEvent::Down { .. })), "{told:?}");
+    // Its end is closed, after what lay in the socket.
+    let mut rest = Vec::new();
+    idle.reader.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() < 6 << 19, "{}", rest.len());
+}
+
+#[test]
+fn a_repeated_hello_is_no_news_and_changes_of_the_chat_are_bounded() {
+    let it = fixture();
+    let mut peer = it.join("main");
+    let hello = r#"{"type":"hello","protocol":1,"chat":"main","receive":true}"#;
+    for _ in 0..1_000 {
+        peer.send(hello);
+        assert_eq!(peer.line(), r#"{"type":"hello","protocol":1}"#);
+    }
+    assert!(it.events.try_recv().is_err(), "a repeat was told");
+    let mut told = 0;
+    let refused = (0..).find_map(|n| {
+        peer.send(&format!(r#"{{"type":"hello","protocol":1,"chat":"c{n}","receive":true}}"#));
+        let line = peer.line();
+        told += 1;
+        line.contains("error").then_some(line)
+    });
+    assert!(refused.unwrap().contains("connect again"));
+    assert_eq!(told, HELLOS_MAX);
+    assert_eq!(peer.line(), "", "it is cut off");
+}
+
+#[test]
+fn only_who_was_given_a_reply_can_acknowledge_it() {
+    let it = fixture();
+    let (mut one, mut other) = (it.join("main"), it.join("other"));
+    it.deliver(1, "main", "hello");
+    one.line();
+    other.send(r#"{"type":"ack","id":"k1"}"#);
+    other.send(r#"{"type":"ping"}"#);
+    assert_eq!(other.line(), r#"{"type":"pong"}"#);
+    assert!(it.events.try_recv().is_err());
+    one.send(r#"{"type":"ack","id":"k1"}"#);
+    assert_eq!(it.next(), ChannelEvent::Delivered { ticket: 1, platform_id: Some("k1".into()) });
+}
+
+#[test]
+fn the_clients_of_a_chat_are_told_why_nothing_goes_on() {
+    let it = fixture();
+    let (mut one, mut other) = (it.join("main"), it.join("other"));
+    it.chat.stuck("chat:main", "no key", true);
+    assert_eq!(one.line(), r#"{"type":"stuck","chat":"main","reason":"no key","hopeless":true}"#);
+    other.send(r#"{"type":"ping"}"#);
+    assert_eq!(other.line(), r#"{"type":"pong"}"#);
+}
+
+#[test]
+fn a_client_that_is_cut_off_while_it_is_not_read_ends_at_once() {
+    let it = fixture();
+    let mut peer = it.join("main");
+    for n in 0..=UNANSWERED_MAX {
+        peer.send(&format!(r#"{{"type":"message","id":"a{n}","text":"hi"}}"#));
+    }
+    (0..UNANSWERED_MAX).for_each(|_| drop(it.arrived()));
+    it.deliver(1, "main", "hello");
+    lock(&it.chat.hub.state).waiting.values_mut().for_each(|waiting| waiting.until = Instant::now());
+    // As its time would do.
+    it.chat.hub.changed.notify_all();
+    let failed = it.next();
+    assert!(
+        matches!(failed, ChannelEvent::Failed { ticket: 1, fault: Fault::NoRecipient, .. }),
+        "{failed:?}"
+    );
 }

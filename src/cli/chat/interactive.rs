@@ -4,8 +4,9 @@
 //! Invariant: a message that was not accepted is said again, with its id, when the daemon is back.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 
 use super::connection::{Connection, LineReader, LineWriter, Seen, encode, message, new_id};
+use super::shown::{HINT, asks, shown};
 use super::{ANSWER_MAX, ChatArgs, ChatError, because, from_stdin};
+use crate::base::printable::printable;
 use crate::channels::protocol::{FromClient, ToClient};
 
 /// First wait before the daemon is looked for again; doubles up to [`AGAIN_MAX`].
@@ -22,6 +25,8 @@ const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// Messages kept for a daemon that is away: more than a person types before looking why nothing happens.
 const UNACCEPTED_MAX: usize = 64;
+/// Takes the line above the prompt away.
+pub(super) const ERASE: &str = "\x1b[1A\x1b[2K";
 /// What stands before a line that is typed.
 const PROMPT: &str = "> ";
 
@@ -30,6 +35,10 @@ pub(super) struct Shared {
     writer: Mutex<LineWriter>,
     /// Messages that were said and not accepted yet, by id.
     unaccepted: Mutex<VecDeque<(String, FromClient)>>,
+    /// Lines typed so far: one that was typed stands above the prompt.
+    typed: AtomicU64,
+    /// Whether what the client itself says is dim; NO_COLOR asks for plain text (no-color.org).
+    dims: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -38,8 +47,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     /// With nothing said yet.
-    pub(super) fn new(writer: LineWriter) -> Self {
-        Self { writer: Mutex::new(writer), unaccepted: Mutex::default() }
+    pub(super) fn new(writer: LineWriter, dims: bool) -> Self {
+        Self { writer: Mutex::new(writer), unaccepted: Mutex::default(), typed: AtomicU64::new(0), dims }
+    }
+
+    /// What the client itself says between the replies.
+    fn aside(&self, text: &str) -> String {
+        if self.dims { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// Says something. When the daemon is away it is said as soon as it is back.
@@ -47,6 +61,7 @@ impl Shared {
     /// # Errors
     /// `Refused` when the text is too long or too much waits already.
     pub(super) fn say(&self, text: &str) -> Result<(), ChatError> {
+        self.typed.fetch_add(1, Ordering::SeqCst);
         let id = new_id()?;
         let line = message(&id, text);
         encode(&line)?;
@@ -89,7 +104,8 @@ pub fn run(args: &ChatArgs, socket: &Path, history: &Path) -> Result<(), ChatErr
     // No history yet, or one that cannot be read: the conversation goes on without.
     drop(editor.load_history(history));
     let Connection { mut reader, writer, .. } = Connection::open(socket, &args.chat, ANSWER_MAX)?;
-    let shared = Arc::new(Shared::new(writer));
+    let dims = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let shared = Arc::new(Shared::new(writer, dims));
     let (own, socket, chat) = (Arc::clone(&shared), socket.to_owned(), args.chat.clone());
     let receive = move || {
         let mut print = |text: String| printer.print(text + "\n").map_err(of_terminal);
@@ -119,7 +135,9 @@ fn converse(editor: &mut DefaultEditor, shared: &Shared) -> Result<(), ChatError
                 // A line that is not remembered is said all the same.
                 drop(editor.add_history_entry(&line));
                 match shared.say(&line) {
-                    Err(ChatError::Refused { reason }) => println!("[not sent: {reason}]"),
+                    Err(ChatError::Refused { reason }) => {
+                        writeln!(io::stdout(), "[not sent: {}]", printable(&reason))?
+                    }
                     other => other?,
                 }
             }
@@ -147,16 +165,31 @@ pub(super) fn follow(
     print: &mut dyn FnMut(String) -> Result<(), ChatError>,
 ) -> Result<(), ChatError> {
     let mut works = false;
+    // That somebody works is shown until something else is: by then it stands in the way. Where nothing may be drawn,
+    // or a line was typed below it, it stays.
+    let mut above: Option<u64> = None;
+    let typed = || shared.typed.load(Ordering::SeqCst);
+    let mut print = |text: String, is_works: bool| {
+        let erases = above.take().is_some_and(|then| then == typed() && shared.dims);
+        above = is_works.then(typed);
+        print(if erases { format!("{ERASE}{text}") } else { text })
+    };
     loop {
         let line = match reader.next() {
             Ok(received) => received.line,
             Err(ChatError::Lost) => return Ok(()),
-            Err(error) => return print(format!("[{error}]")),
+            Err(error) => return print(format!("[{error}]"), false),
         };
         match line {
-            Some(ToClient::Message { id, text, .. }) => {
+            Some(reply @ ToClient::Message { .. }) => {
+                let text = shown(&reply).unwrap_or_default();
+                let asks = asks(&reply);
+                let ToClient::Message { id, .. } = reply else { continue };
                 if !seen.has(&id) {
-                    print(printable(&text))?;
+                    print(printable(&text), false)?;
+                    if asks {
+                        print(shared.aside(HINT), false)?;
+                    }
                     seen.note(&id);
                 }
                 // Lost: the next read says so, and the reply comes again.
@@ -165,28 +198,23 @@ pub(super) fn follow(
             Some(ToClient::Accepted { id, .. }) => shared.forget(&id),
             Some(ToClient::Refused { id, reason }) => {
                 shared.forget(&id);
-                print(format!("[not taken: {}]", printable(&reason)))?;
+                print(format!("[not taken: {}]", printable(&reason)), false)?;
             }
             Some(ToClient::Typing { chat, on }) => {
                 if on && !works {
-                    print(format!("\x1b[2m{} is working\x1b[0m", printable(&chat)))?;
+                    print(shared.aside(&format!("{} is working", printable(&chat))), true)?;
                 }
                 works = on;
             }
+            Some(ToClient::Stuck { reason, .. }) => print(format!("[{}]", printable(&reason)), false)?,
             Some(ToClient::Settled { outcome, reason, .. }) if outcome != "completed" => {
                 let text = format!("[the turn ended as {outcome}{}]", because(reason.as_deref()));
-                print(printable(&text))?;
+                print(printable(&text), false)?;
             }
-            Some(ToClient::Error { reason }) => print(format!("[{}]", printable(&reason)))?,
+            Some(ToClient::Error { reason }) => print(format!("[{}]", printable(&reason)), false)?,
             _ => {}
         }
     }
-}
-
-/// A text that cannot steer the terminal: what agents say comes from anywhere.
-pub(super) fn printable(text: &str) -> String {
-    let harmless = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c };
-    text.trim_end_matches('\n').replace("\r\n", "\n").chars().map(harmless).collect()
 }
 
 /// Waits for the daemon. There is no event for a socket that comes to life, so it is tried with growing waits.

@@ -5,8 +5,10 @@
 //! what they read to the thread that prints.
 //!
 //! Invariant: at most one message is on its way.
-//! Invariant: standard input is read only when the message before has settled.
+//! Invariant: standard input is read only when the message before has settled, or its turn has asked a question: then
+//! the next line is the answer.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -14,7 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, LineReader, LineWriter, Received, Seen, message, new_id};
-use super::{ANSWER_MAX, ChatArgs, ChatError};
+use super::shown::{HINT, asks, shown};
+use super::{ANSWER_MAX, ChatArgs, ChatError, Output};
+use crate::base::printable::{one_line, printable};
 use crate::channels::protocol::{FromClient, LINE_MAX, ToClient};
 
 /// What the printing thread waits for.
@@ -29,7 +33,7 @@ enum News {
 ///
 /// # Errors
 /// See [`ChatError`].
-pub fn once(args: &ChatArgs, socket: &Path, text: &str, out: &mut dyn Write) -> Result<(), ChatError> {
+pub fn once(args: &ChatArgs, socket: &Path, text: &str, out: Output<'_>) -> Result<(), ChatError> {
     Conversation::open(args, socket, out)?.0.say(text)
 }
 
@@ -41,15 +45,14 @@ pub fn lines(
     args: &ChatArgs,
     socket: &Path,
     input: impl BufRead + Send + 'static,
-    out: &mut dyn Write,
+    out: Output<'_>,
 ) -> Result<(), ChatError> {
     let (mut conversation, news) = Conversation::open(args, socket, out)?;
     let (ask, asked) = mpsc::sync_channel(1);
+    conversation.input = Some(InputThread { ask, is_asked: false, has_ended: false });
     // Ends when `ask` is dropped; while it waits for input it lasts as long as the process.
     thread::Builder::new().name("chat-input".into()).spawn(move || read_input(input, &asked, &news))?;
     loop {
-        // A thread that is gone has left its last word in the channel.
-        let _ = ask.send(());
         match conversation.typed()? {
             Some(text) => conversation.say(&text)?,
             None => return Ok(()),
@@ -99,22 +102,45 @@ fn read_socket(mut reader: LineReader, news: &SyncSender<News>) {
     }
 }
 
+/// The thread that reads the input: it reads one line when it is asked to.
+struct InputThread {
+    ask: SyncSender<()>,
+    is_asked: bool,
+    has_ended: bool,
+}
+
+impl InputThread {
+    fn ask(&mut self) {
+        if !self.is_asked && !self.has_ended {
+            self.is_asked = true;
+            // A thread that is gone has left its last word in the channel.
+            let _ = self.ask.send(());
+        }
+    }
+}
+
 struct Conversation<'a> {
     writer: LineWriter,
     news: Receiver<News>,
     seen: Seen,
     out: &'a mut dyn Write,
+    is_terminal: bool,
     json: bool,
     limit: Option<Duration>,
+    input: Option<InputThread>,
+    /// Questions of the turn that no line of the input has answered.
+    questions: u32,
+    /// The ids of the answers given.
+    answers: BTreeSet<String>,
+    /// The message that is on its way is on disk.
+    is_accepted: bool,
+    /// Why messages are not worked on, as last heard, and whether that is hopeless.
+    stuck: Option<(String, bool)>,
 }
 
 impl<'a> Conversation<'a> {
     /// Joins the chat. The sender is for a further thread with news.
-    fn open(
-        args: &ChatArgs,
-        socket: &Path,
-        out: &'a mut dyn Write,
-    ) -> Result<(Self, SyncSender<News>), ChatError> {
+    fn open(args: &ChatArgs, socket: &Path, out: Output<'a>) -> Result<(Self, SyncSender<News>), ChatError> {
         let limit = args.limit();
         let wait = limit.map_or(ANSWER_MAX, |limit| limit.min(ANSWER_MAX));
         let Connection { reader, writer, hello } = Connection::open(socket, &args.chat, wait)?;
@@ -123,7 +149,20 @@ impl<'a> Conversation<'a> {
         let heard = send.clone();
         // Ends with the connection, which ends with the writer.
         thread::Builder::new().name("chat-hear".into()).spawn(move || read_socket(reader, &heard))?;
-        let mut it = Self { writer, news, seen: Seen::default(), out, json: args.json, limit };
+        let mut it = Self {
+            writer,
+            news,
+            seen: Seen::default(),
+            out: out.to,
+            is_terminal: out.is_terminal,
+            json: args.json,
+            limit,
+            input: None,
+            questions: 0,
+            answers: BTreeSet::new(),
+            is_accepted: false,
+            stuck: None,
+        };
         it.print_raw(&hello)?;
         Ok((it, send))
     }
@@ -132,24 +171,61 @@ impl<'a> Conversation<'a> {
         let own = new_id()?;
         let until = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         self.send(&message(&own, text))?;
+        self.questions = 0;
+        self.answers.clear();
+        (self.is_accepted, self.stuck) = (false, None);
         loop {
+            if self.questions > 0
+                && let Some(input) = &mut self.input
+            {
+                input.ask();
+            }
             match self.next(until)? {
                 News::Heard(heard) => {
                     if self.take(heard?, Some(&own))? {
                         return Ok(());
                     }
+                    self.give_up_if_hopeless()?;
                 }
-                // Nothing was asked for: the input's thread has ended.
-                News::Typed(_) => {}
+                News::Typed(typed) => {
+                    if let Some(text) = self.heard_input(typed)? {
+                        self.questions = self.questions.saturating_sub(1);
+                        let id = new_id()?;
+                        self.send(&message(&id, &text))?;
+                        self.answers.insert(id);
+                    }
+                }
             }
         }
     }
 
+    /// Ends the wait for a message that is safe with the daemon and has no prospect of being worked on.
+    fn give_up_if_hopeless(&mut self) -> Result<(), ChatError> {
+        match self.stuck.take_if(|(_, hopeless)| *hopeless && self.is_accepted) {
+            Some((reason, _)) => Err(ChatError::Stuck { reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what the input's thread has read; none at the end of the input.
+    fn heard_input(&mut self, typed: Result<Option<String>, ChatError>) -> Result<Option<String>, ChatError> {
+        let typed = typed?;
+        if let Some(input) = &mut self.input {
+            input.is_asked = false;
+            input.has_ended = typed.is_none();
+        }
+        Ok(typed)
+    }
+
     /// The next message of the input. Replies are printed meanwhile.
     fn typed(&mut self) -> Result<Option<String>, ChatError> {
+        match &mut self.input {
+            Some(input) if !input.has_ended => input.ask(),
+            _ => return Ok(None),
+        }
         loop {
             match self.next(None)? {
-                News::Typed(typed) => return typed,
+                News::Typed(typed) => return self.heard_input(typed),
                 News::Heard(heard) => {
                     self.take(heard?, None)?;
                 }
@@ -182,10 +258,17 @@ impl<'a> Conversation<'a> {
     fn take(&mut self, received: Received, own: Option<&str>) -> Result<bool, ChatError> {
         self.print_raw(&received)?;
         match received.line {
-            Some(ToClient::Message { id, text, .. }) => {
+            Some(reply @ ToClient::Message { .. }) => {
+                let (text, asks) = (shown(&reply).unwrap_or_default(), asks(&reply));
+                let ToClient::Message { id, .. } = reply else { return Ok(false) };
                 if !self.seen.has(&id) {
                     self.print_text(&text)?;
                     self.seen.note(&id);
+                    self.questions += u32::from(asks);
+                    if asks && self.input.is_none() && !self.json {
+                        // Standard output is for what the agent says.
+                        eprintln!("{HINT}: `lamplighter chat` with the same --chat");
+                    }
                 }
                 self.send(&FromClient::Ack { id })?;
                 Ok(false)
@@ -193,8 +276,22 @@ impl<'a> Conversation<'a> {
             Some(ToClient::Settled { id, outcome, reason }) if own == Some(id.as_str()) => {
                 if outcome == "completed" { Ok(true) } else { Err(ChatError::TurnFailed { outcome, reason }) }
             }
-            Some(ToClient::Refused { id, reason }) if own == Some(id.as_str()) => {
+            Some(ToClient::Refused { id, reason })
+                if own == Some(id.as_str()) || self.answers.contains(&id) =>
+            {
                 Err(ChatError::Refused { reason })
+            }
+            Some(ToClient::Accepted { id, .. }) if own == Some(id.as_str()) => {
+                self.is_accepted = true;
+                Ok(false)
+            }
+            Some(ToClient::Stuck { reason, hopeless, .. }) => {
+                let is_news = self.stuck.as_ref().is_none_or(|(told, _)| *told != reason);
+                if is_news && !hopeless && own.is_some() && !self.json {
+                    eprintln!("lamplighter: {}", one_line(&reason));
+                }
+                self.stuck = Some((one_line(&reason), hopeless));
+                Ok(false)
             }
             Some(ToClient::Error { reason }) => Err(ChatError::Protocol(reason)),
             _ => Ok(false),
@@ -205,6 +302,7 @@ impl<'a> Conversation<'a> {
         if self.json {
             return Ok(());
         }
+        let text = if self.is_terminal { printable(text) } else { text.to_owned() };
         self.out.write_all(text.as_bytes())?;
         if !text.ends_with('\n') {
             self.out.write_all(b"\n")?;

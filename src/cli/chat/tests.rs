@@ -3,10 +3,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::connection::{Connection, LineReader, Seen};
-use super::interactive::{Shared, follow, printable};
+use super::interactive::{ERASE, Shared, follow};
+use super::shown::HINT;
 use super::*;
 use crate::base::{Clock, Wall};
 use crate::channels::chat::Chat;
+use crate::channels::content::Content;
 use crate::channels::protocol::LINE_MAX;
 use crate::channels::{Arrived, Channel, ChannelEvent, Delivery, Settled};
 
@@ -45,13 +47,15 @@ fn serve(folder: &Path, host: impl Fn(&Chat, Arrived) + Send + 'static) -> PathB
 }
 
 fn reply(chat: &Chat, ticket: u64, key: &str, text: &str) {
-    let content = serde_json::json!({"text": text}).to_string();
+    let content = Content::text(text);
     chat.deliver(Delivery {
         ticket,
         key: key.into(),
         chat: "chat:main".into(),
         thread: None,
         content,
+        files: Vec::new(),
+        skipped: Vec::new(),
         in_reply_to: None,
     });
 }
@@ -75,18 +79,19 @@ fn echo(chat: &Chat, it: &Arrived) {
 }
 
 fn args(timeout: u64, json: bool) -> ChatArgs {
-    ChatArgs { chat: "main".into(), timeout: Some(timeout), json, text: Vec::new() }
+    ChatArgs { chat: "main".into(), timeout, json, text: Vec::new() }
 }
 
 fn once(socket: &Path, args: &ChatArgs, text: &str) -> (String, Result<(), ChatError>) {
     let mut out = Vec::new();
-    let done = oneshot::once(args, socket, text, &mut out);
+    let done = oneshot::once(args, socket, text, Output { to: &mut out, is_terminal: false });
     (String::from_utf8(out).unwrap(), done)
 }
 
 fn piped(socket: &Path, input: &'static [u8]) -> (String, Result<(), ChatError>) {
     let mut out = Vec::new();
-    let done = oneshot::lines(&args(LIMIT, false), socket, input, &mut out);
+    let to = Output { to: &mut out, is_terminal: false };
+    let done = oneshot::lines(&args(LIMIT, false), socket, input, to);
     (String::from_utf8(out).unwrap(), done)
 }
 
@@ -184,7 +189,8 @@ fn a_reply_that_nobody_asked_for_is_acknowledged_while_the_input_is_silent() {
         _ => {}
     });
     let mut out = Vec::new();
-    let done = oneshot::lines(&args(LIMIT, false), &socket, BufReader::new(input), &mut out);
+    let to = Output { to: &mut out, is_terminal: false };
+    let done = oneshot::lines(&args(LIMIT, false), &socket, BufReader::new(input), to);
     assert!(done.is_ok(), "{done:?}");
     assert_eq!(out, b"by the way\n");
 }
@@ -307,7 +313,8 @@ fn output_that_nobody_reads_is_success_and_the_reply_is_not_acknowledged() {
     });
     let (mut out, nobody) = UnixStream::pair().unwrap();
     drop(nobody);
-    let done = oneshot::once(&args(LIMIT, false), &socket, "hello", &mut out);
+    let to = Output { to: &mut out, is_terminal: false };
+    let done = oneshot::once(&args(LIMIT, false), &socket, "hello", to);
     assert!(unless_nobody_reads(done).is_ok());
     assert_eq!(rest.recv_timeout(Duration::from_secs(LIMIT)).unwrap(), "");
 }
@@ -336,9 +343,76 @@ fn a_conversation_shows_replies_failures_and_that_work_begins() {
         say(peer, r#"{"type":"settled","id":"y","outcome":"completed"}"#);
     });
     let Connection { mut reader, writer, .. } = Connection::open(&socket, "main", ANSWER_MAX).unwrap();
-    let printed = followed(&mut reader, &Shared::new(writer));
+    let printed = followed(&mut reader, &Shared::new(writer, true));
     let works = "\x1b[2mmain is working\x1b[0m";
-    assert_eq!(printed, [works, works, "a\u{fffd}[2Jb", "[the turn ended as failed: no key]"]);
+    let again = format!("{ERASE}{works}");
+    let reply = format!("{ERASE}a\u{fffd}[2Jb");
+    assert_eq!(printed, [works, &again, &reply, "[the turn ended as failed: no key]"]);
+}
+
+#[test]
+fn what_the_client_says_itself_is_plain_where_no_colour_is_wanted_and_never_takes_a_typed_line_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (typed, go_on) = mpsc::channel();
+    let socket = scripted(folder.path(), move |peer| {
+        say(peer, r#"{"type":"typing","chat":"main","on":true}"#);
+        go_on.recv().unwrap();
+        say(peer, r#"{"type":"stuck","chat":"main","reason":"it does not\u001b start","hopeless":true}"#);
+    });
+    let Connection { mut reader, writer, .. } = Connection::open(&socket, "main", ANSWER_MAX).unwrap();
+    let shared = Shared::new(writer, false);
+    let mut printed = Vec::new();
+    let mut print = |text: String| {
+        if printed.is_empty() {
+            shared.say("typed meanwhile").unwrap();
+            typed.send(()).unwrap();
+        }
+        printed.push(text);
+        Ok(())
+    };
+    follow(&mut reader, &shared, &mut Seen::default(), &mut print).unwrap();
+    assert_eq!(printed, ["main is working", "[it does not\u{fffd} start]"]);
+}
+
+#[test]
+fn an_agent_that_does_not_start_ends_the_wait_once_the_message_is_safe() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = serve(folder.path(), |chat, it| {
+        chat.stuck("chat:main", "no key, tried again", false);
+        chat.stuck("chat:main", "no key", true);
+        chat.accepted(it.receipt, false);
+    });
+    let error = once(&socket, &args(LIMIT, false), "hello").1.unwrap_err();
+    assert_eq!(error.to_string(), "the message is kept, but not worked on: no key");
+    assert!(error.hint().contains("lamplighter status"));
+}
+
+#[test]
+fn a_reply_cannot_steer_the_terminal_and_reaches_a_program_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let hostile = "a\u{1b}]52;c;aGk=\u{7}b";
+    let socket = serve(folder.path(), move |chat, it| {
+        chat.accepted(it.receipt, false);
+        reply(chat, it.receipt, &format!("k{}", it.receipt), hostile);
+        settle(chat, &it.message_id, "completed");
+    });
+    for (is_terminal, expected) in
+        [(true, "a\u{fffd}]52;c;aGk=\u{fffd}b\n".to_owned()), (false, format!("{hostile}\n"))]
+    {
+        let mut out = Vec::new();
+        let to = Output { to: &mut out, is_terminal };
+        oneshot::once(&args(LIMIT, false), &socket, "hello", to).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}
+
+#[test]
+fn an_empty_text_is_not_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ChatArgs { text: vec![String::new(), " ".into()], ..args(LIMIT, false) };
+    // Before anything is connected to: nobody listens there.
+    let done = run(&args, &folder.path().join("nobody.sock"), &folder.path().join("history"));
+    assert!(matches!(done, Err(ChatError::NothingSaid)), "{done:?}");
 }
 
 #[test]
@@ -353,7 +427,7 @@ fn a_message_that_was_not_accepted_is_said_again_with_its_id() {
         send.send(lost).unwrap();
     });
     let Connection { mut reader, writer, .. } = Connection::open(&socket, "main", ANSWER_MAX).unwrap();
-    let shared = Shared::new(writer);
+    let shared = Shared::new(writer, true);
     shared.say("kept").unwrap();
     shared.say("lost").unwrap();
     assert_eq!(followed(&mut reader, &shared), [""; 0]);
@@ -371,7 +445,7 @@ fn messages_for_a_daemon_that_is_away_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
     let socket = scripted(folder.path(), |_| ());
     let Connection { writer, .. } = Connection::open(&socket, "main", ANSWER_MAX).unwrap();
-    let shared = Shared::new(writer);
+    let shared = Shared::new(writer, true);
     let refused = (0..1_000).find(|_| matches!(shared.say("x"), Err(ChatError::Refused { .. })));
     assert_eq!(refused, Some(64));
 }
@@ -390,7 +464,58 @@ fn message_ids_are_sixteen_digits_and_differ() {
     assert_ne!(one, two);
 }
 
+const QUESTION: &str = r#"{"type":"message","id":"q","chat":"main","text":"Which?\n  1. A\n  2. B","question":
+    {"id":"q","title":"","question":"Which?","options":["A","B"],"timeout_ms":1000}}"#;
+
 #[test]
-fn texts_for_the_terminal_keep_lines_and_tabs() {
-    assert_eq!(printable("a\r\n\tb\n\n"), "a\n\tb");
+fn the_next_line_of_the_input_answers_a_question_of_the_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (send, said) = mpsc::channel();
+    let socket = scripted(folder.path(), move |peer| {
+        let own = heard(peer)["id"].as_str().unwrap().to_owned();
+        say(peer, &QUESTION.replace('\n', ""));
+        heard(peer);
+        send.send(heard(peer)["text"].clone()).unwrap();
+        say(peer, &format!(r#"{{"type":"settled","id":"{own}","outcome":"completed"}}"#));
+        // Stays until the client has seen the end of its input.
+        drop(peer.read_to_end(&mut Vec::new()));
+    });
+    let (out, done) = piped(&socket, b"ask me\n2\n");
+    assert!(done.is_ok(), "{done:?}");
+    assert_eq!(out, "Which?\n  1. A\n  2. B\n");
+    assert_eq!(said.recv().unwrap(), "2");
+}
+
+#[test]
+fn files_are_named_with_size_and_place_and_what_was_not_sent_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = scripted(folder.path(), move |peer| {
+        let own = heard(peer)["id"].as_str().unwrap().to_owned();
+        say(
+            peer,
+            &serde_json::json!({
+                "type": "message", "id": "k", "chat": "main", "text": "",
+                "files": [{"name": "a", "path": "/d/a", "bytes": 2048}],
+                "skipped": [{"name": "b", "reason": "gone"}],
+            })
+            .to_string(),
+        );
+        heard(peer);
+        say(peer, &format!(r#"{{"type":"settled","id":"{own}","outcome":"completed"}}"#));
+    });
+    let (out, done) = once(&socket, &args(LIMIT, false), "send");
+    assert!(done.is_ok(), "{done:?}");
+    assert_eq!(out, "[file a, 2 KiB: /d/a]\n[file b was not sent: gone]\n");
+}
+
+#[test]
+fn a_question_in_a_conversation_says_how_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = scripted(folder.path(), |peer| {
+        say(peer, &QUESTION.replace('\n', ""));
+        heard(peer);
+    });
+    let Connection { mut reader, writer, .. } = Connection::open(&socket, "main", ANSWER_MAX).unwrap();
+    let printed = followed(&mut reader, &Shared::new(writer, true));
+    assert_eq!(printed, ["Which?\n  1. A\n  2. B".to_owned(), format!("\x1b[2m{HINT}\x1b[0m")]);
 }

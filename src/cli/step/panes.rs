@@ -140,6 +140,10 @@ fn component(state: &State, id: ComponentId) -> Option<Vec<String>> {
         ComponentId::Outbound(no) => pretty(state.outbound(no)?),
         ComponentId::Destination(no) => pretty(state.destination(no)?),
         ComponentId::Effect(id) => pretty(state.effects().get(&id)?),
+        ComponentId::Question(no) => pretty(state.question(no)?),
+        ComponentId::Complaints => pretty(Some(state.complaints()).filter(|it| !it.is_empty())?),
+        ComponentId::Runtime => pretty(state.outage()?),
+        ComponentId::Missed(no) => pretty(state.missed(no)?),
     })
 }
 
@@ -156,6 +160,7 @@ fn all_of(state: &State, session: SessionNo) -> BTreeSet<ComponentId> {
     let destinations = state.destinations().iter().filter(|(_, it)| it.session == session);
     found.extend(destinations.map(|(&no, _)| ComponentId::Destination(no)));
     let effects = state.effects().iter().filter(|(_, owner)| session_of(state, **owner) == Some(session));
+    found.extend(state.questions_of(session).map(|(no, _)| ComponentId::Question(no)));
     found.extend(effects.map(|(&id, _): (&EffectId, _)| ComponentId::Effect(id)));
     found
 }

@@ -119,7 +119,10 @@ impl Wanted {
             Breakpoint::Message(id) => {
                 learn(&mut self.numbers, step.state, id, !follows, step.touched);
                 let touched = step.touched.iter().any(|component| match component {
-                    ComponentId::Inbound(no) | ComponentId::Outbound(no) => self.numbers.contains(no),
+                    ComponentId::Inbound(no)
+                    | ComponentId::Outbound(no)
+                    | ComponentId::Question(no)
+                    | ComponentId::Missed(no) => self.numbers.contains(no),
                     _ => false,
                 });
                 let names = |text: String| text.contains(&self.needle);

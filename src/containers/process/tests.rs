@@ -21,7 +21,7 @@ fn fixture(script: &str) -> Fixture {
     let send = Mutex::new(send);
     let command = ["sh", "-c", script].map(Into::into).to_vec();
     let sink: Sink = Arc::new(move |event| drop(lock(&send).send(event)));
-    let runtime = Processes::start(command, folder.path().join("locks"), sink).unwrap();
+    let runtime = Processes::start(Launch::of(command), folder.path().join("locks"), sink).unwrap();
     Fixture { folder, runtime, events }
 }
 
@@ -35,6 +35,8 @@ impl Fixture {
             out_dir: path("out"),
             in_dir: path("in"),
             agent_dir: path("agent"),
+            state_dir: path("state"),
+            seed_dir: path("seed"),
             timezone: "UTC".into(),
             env: vec![("EXTRA".into(), Private("yes".into()))],
         });
@@ -56,7 +58,7 @@ impl Fixture {
             match self.next() {
                 ContainerEvent::Exited { exit, .. } => return exit,
                 ContainerEvent::Output { .. } | ContainerEvent::Started { .. } => {}
-                other @ ContainerEvent::StartFailed { .. } => panic!("{other:?}"),
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -100,7 +102,7 @@ fn a_child_that_does_not_stop_is_killed_with_its_group() {
     assert_eq!(it.line(), "ready");
     it.runtime.stop(SessionNo(1), Attempt(1), Ms(100));
     assert_eq!(it.exit(), Exit::Signal(9));
-    assert!(it.runtime.list().unwrap().is_empty());
+    assert_eq!(it.runtime.list().unwrap(), Stock::Known(Vec::new()));
 }
 
 #[test]
@@ -122,7 +124,8 @@ fn what_an_earlier_daemon_left_is_found_and_ended_before_a_new_attempt() {
     let file = leftover::try_take(&path).unwrap().unwrap();
     leftover::sign(&file, &name, Attempt(77)).unwrap();
     let mut old = Command::new("sleep").arg("1000").stdin(Stdio::from(file)).spawn().unwrap();
-    assert_eq!(it.runtime.list().unwrap(), [Found { name, attempt: Some(Attempt(77)) }]);
+    let found = vec![Found { name, attempt: Some(Attempt(77)) }];
+    assert_eq!(it.runtime.list().unwrap(), Stock::Known(found));
     // Its parent is this test, so somebody must reap it while the runtime waits for the lock.
     let reaper = std::thread::spawn(move || old.wait().unwrap());
     it.start(78);
@@ -132,21 +135,85 @@ fn what_an_earlier_daemon_left_is_found_and_ended_before_a_new_attempt() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named() {
-    let it = fixture("");
-    let inner = Processes::start(
-        vec!["no-such-program-anywhere".into()],
-        it.folder.path().join("locks"),
-        Arc::clone(&it.runtime.inner.sink),
-    );
-    let other = Fixture { runtime: inner.unwrap(), ..it };
-    other.start(1);
-    match other.next() {
-        ContainerEvent::StartFailed { reason, .. } => {
-            assert!(reason.contains("no-such-program-anywhere") && reason.contains("command"), "{reason}");
+fn a_program_that_is_not_there_is_named_also_behind_another() {
+    for through in [Vec::new(), vec!["env".into()]] {
+        let it = fixture("");
+        let launch = Launch { through, command: vec!["no-such-program-anywhere".into()] };
+        let sink = Arc::clone(&it.runtime.inner.sink);
+        let runtime = Processes::start(launch, it.folder.path().join("locks"), sink).unwrap();
+        let other = Fixture { runtime, ..it };
+        other.start(1);
+        match other.next() {
+            ContainerEvent::StartFailed { reason, .. } => {
+                assert!(
+                    reason.contains("\"no-such-program-anywhere\"") && reason.contains("command"),
+                    "{reason}"
+                );
+            }
+            event => panic!("{event:?}"),
         }
+    }
+}
+
+#[test]
+fn a_child_is_told_whose_child_it_is() {
+    let it = fixture("echo $LAMPLIGHTER_PARENT $PPID");
+    it.start(1);
+    it.started();
+    let own = std::process::id();
+    assert_eq!(it.line(), format!("{own} {own}"));
+}
+
+#[test]
+fn an_attempt_that_nobody_expects_is_ended_before_discard_returns() {
+    let it = fixture("exit 0");
+    let name = SessionName::new("g", "s").unwrap();
+    let path = leftover::lock_path(&it.folder.path().join("locks"), &name);
+    let file = leftover::try_take(&path).unwrap().unwrap();
+    leftover::sign(&file, &name, Attempt(77)).unwrap();
+    let mut old = Command::new("sleep").arg("1000").stdin(Stdio::from(file)).spawn().unwrap();
+    let reaper = std::thread::spawn(move || old.wait().unwrap());
+    it.runtime.discard(&name, Attempt(77)).unwrap();
+    assert_eq!(reaper.join().unwrap().signal(), Some(15));
+    assert_eq!(it.runtime.list().unwrap(), Stock::Known(Vec::new()));
+    std::fs::remove_dir_all(it.folder.path().join("locks")).unwrap();
+    assert!(it.runtime.discard(&name, Attempt(77)).is_err());
+}
+
+#[test]
+fn an_exit_is_reported_only_once_the_lock_could_be_taken() {
+    let it = fixture("exit 0");
+    let (send, tries) = mpsc::channel();
+    let inner = Arc::clone(&it.runtime.inner);
+    let (go_on, goes) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        inner.until_nothing_is_left(SessionNo(1), Attempt(1), Duration::from_millis(1), || {
+            send.send(()).unwrap();
+            if goes.try_recv().is_ok() { Ok(()) } else { Err(io::Error::other("it stays held")) }
+        });
+    });
+    for _ in 0..3 {
+        tries.recv_timeout(LIMIT).unwrap();
+    }
+    assert!(!thread.is_finished());
+    match it.next() {
+        ContainerEvent::Notice { text, .. } => assert!(text.contains("it stays held"), "{text}"),
         event => panic!("{event:?}"),
     }
+    go_on.send(()).unwrap();
+    thread.join().unwrap();
+    assert!(it.events.try_recv().is_err(), "it is told once");
+}
+
+#[test]
+fn a_child_that_never_stops_writing_is_still_asked_to_stop() {
+    let it = fixture("trap 'exit 3' TERM; yes x & while :; do echo a line of many; done");
+    it.start(1);
+    it.started();
+    // Lines are dropped by now, and it is told.
+    while !it.line().contains("lines were dropped") {}
+    it.runtime.stop(SessionNo(1), Attempt(1), Ms::secs(60));
+    assert_eq!(it.exit(), Exit::Code(3));
 }
 
 #[test]
@@ -186,4 +253,27 @@ fn stopping_what_is_not_there_is_answered() {
     it.runtime.stop(SessionNo(9), Attempt(3), Ms(10));
     let expected = ContainerEvent::Exited { session: SessionNo(9), attempt: Attempt(3), exit: Exit::Unknown };
     assert_eq!(it.next(), expected);
+}
+
+#[test]
+fn a_stop_before_the_child_is_spawned_leaves_none() {
+    let it = fixture("echo ran; exit 0");
+    let name = SessionName::new("g", "s").unwrap();
+    let path = leftover::lock_path(&it.folder.path().join("locks"), &name);
+    // Held by this test, so the start waits for it.
+    let held = leftover::try_take(&path).unwrap().unwrap();
+    it.start(1);
+    it.runtime.stop(SessionNo(1), Attempt(1), Ms::secs(60));
+    drop(held);
+    match it.next() {
+        ContainerEvent::StartFailed { attempt: Attempt(1), reason, .. } => {
+            assert!(reason.contains("asked to stop"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(it.runtime.is_alive(SessionNo(1), Attempt(1)), Some(false));
+    it.start(2);
+    it.started();
+    assert_eq!(it.line(), "ran");
+    assert_eq!(it.exit(), Exit::Code(0));
 }

@@ -152,7 +152,12 @@ fn frames_far_behind_a_hole_are_found() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    // A quarter of the usual: each case is a folder of files.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases / 4,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// More pages than can be enumerated, and torn bytes anywhere in the unsynced part.
     #[test]

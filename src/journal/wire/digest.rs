@@ -112,6 +112,12 @@ fn encode(state: &State, id: ComponentId, out: &mut Vec<u8>) -> bool {
         ComponentId::Outbound(no) => put_some(out, state.outbound(no)),
         ComponentId::Destination(no) => put_some(out, state.destination(no)),
         ComponentId::Effect(id) => put_some(out, state.effects().get(&id)),
+        ComponentId::Question(no) => put_some(out, state.question(no)),
+        ComponentId::Complaints => {
+            put_some(out, Some(state.complaints()).filter(|complaints| !complaints.is_empty()))
+        }
+        ComponentId::Runtime => put_some(out, state.outage()),
+        ComponentId::Missed(no) => put_some(out, state.missed(no)),
     }
 }
 
@@ -124,4 +130,8 @@ fn components(state: &State) -> impl Iterator<Item = ComponentId> + '_ {
         .chain(state.outbounds().keys().copied().map(ComponentId::Outbound))
         .chain(state.destinations().keys().copied().map(ComponentId::Destination))
         .chain(state.effects().keys().copied().map(ComponentId::Effect))
+        .chain(state.questions().keys().copied().map(ComponentId::Question))
+        .chain([ComponentId::Complaints])
+        .chain(state.outage().map(|_| ComponentId::Runtime))
+        .chain(state.all_missed().keys().copied().map(ComponentId::Missed))
 }

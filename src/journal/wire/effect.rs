@@ -55,12 +55,24 @@ mirror! {
     enum Body for effect::Body {
         Arrived { channel: String, receipt: u64 },
         Note(note: effect::AgentNote),
+        Answer {
+            question: MessageNo,
+            rowid: i64,
+            id: String,
+            option: u16,
+            arrival: Option<effect::ArrivalRef>,
+        },
     }
+}
+
+mirror! {
+    struct ArrivalRef for effect::ArrivalRef { channel: String, receipt: u64, id: String }
 }
 
 mirror! {
     enum AgentNote for effect::AgentNote {
         NotDelivered { id: String, end: effect::DeliveryEnd },
+        AndMore { count: u32, id: String, end: effect::DeliveryEnd },
     }
 }
 
@@ -83,6 +95,7 @@ mirror! {
     enum Notice for effect::Notice {
         Parked { id: String, tries: u32 },
         Failed { id: String, reason: String },
+        TooLate { id: String, waited: Ms },
     }
 }
 
@@ -108,6 +121,7 @@ mirror! {
         Operator,
         Shutdown,
         Leftover,
+        TooLarge,
     }
 }
 
@@ -117,6 +131,7 @@ mirror! {
         AfterExit,
         Found,
         Quarantine,
+        Inbound,
     }
 }
 
@@ -137,6 +152,7 @@ mirror! {
         Expired,
         Unknown,
         Dropped,
+        ChannelDown,
     }
 }
 

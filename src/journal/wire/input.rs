@@ -46,7 +46,20 @@ mirror! {
         ShutdownAsked,
         SessionsUnchanged { sessions: Vec<SessionNo> },
         ArrivalWithoutSpace(it: input::Arrival),
+        PossibleAnswer { arrival: input::Arrival, line: input::Line },
+        DetachAsked,
+        FolderTooLarge { session: SessionNo, detail: String },
+        SessionFoundInPart(it: input::SessionFound),
+        InboundRead { effect: EffectId, found: input::SessionFound, whole: bool },
+        InboundUnwritable { session: SessionNo, detail: String },
+        MessageArrivedAt { arrival: input::Arrival, line: Option<input::Line>, sent: Wall },
+        RuntimeDown { reason: String },
+        RuntimeUp,
     }
+}
+
+mirror! {
+    struct Line for input::Line { number: Option<u32>, digest: u64 }
 }
 
 mirror! {
@@ -124,7 +137,7 @@ mirror! {
 }
 
 mirror! {
-    units Unreadable for input::Unreadable { Busy, HotJournal, Missing, Bad }
+    units Unreadable for input::Unreadable { Busy, HotJournal, Missing, Bad, Slow, Inbound }
 }
 
 mirror! {
@@ -142,7 +155,16 @@ mirror! {
 }
 
 mirror! {
-    enum OutKind for input::OutKind { Message, System(action: String), Malformed(why: String) }
+    enum OutKind for input::OutKind {
+        Message,
+        System(action: String),
+        Malformed(why: String),
+        Question(facts: input::QuestionFacts),
+    }
+}
+
+mirror! {
+    struct QuestionFacts for input::QuestionFacts { question: String, labels: Vec<u64>, timeout: Ms }
 }
 
 mirror! {
@@ -159,6 +181,7 @@ mirror! {
         Wait { until: Wall },
         Released { message: MessageNo, blameless: bool, reason: String, not_before: Option<Wall>, mark: u64 },
         Failed { message: MessageNo, reason: String },
+        Missed { message: MessageNo, reason: String, not_before: Option<Wall>, mark: u64 },
     }
 }
 
@@ -167,7 +190,7 @@ mirror! {
 }
 
 mirror! {
-    enum Exit for input::Exit { Code(code: i32), Signal(signal: i32), Unknown }
+    enum Exit for input::Exit { Code(code: i32), Signal(signal: i32), Unknown, OutOfMemory }
 }
 
 mirror! {
@@ -198,5 +221,10 @@ mirror! {
         LookOverdue(session: SessionNo),
         Destination(destination: DestinationNo),
         DeliverAfter(message: MessageNo),
+        Question(message: MessageNo),
+        DeliveryOverdue(message: MessageNo),
+        Withheld(session: SessionNo),
+        WithheldAtLarge,
+        RuntimeSettled,
     }
 }

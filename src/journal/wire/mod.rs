@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::base::{
     At, Attempt, BootNo, DestinationNo, EffectId, MessageNo, Ms, RecordNo, SessionName, SessionNo, Wall,
 };
+use crate::machine::shared_map::SharedMap;
 use crate::session::rows;
 
 /// A value on the wire that the machine cannot take.
@@ -196,6 +197,7 @@ macro_rules! mirror {
     };
 }
 
+pub mod causes;
 pub mod digest;
 pub mod effect;
 pub mod input;
@@ -430,37 +432,45 @@ lists! {
     BTreeSet<T: Ord>;
 }
 
-impl<K: Mirror + Ord, V: Mirror> Mirror for BTreeMap<K, V> {
-    type Wire<'a>
-        = Vec<(K::Wire<'a>, V::Wire<'a>)>
-    where
-        K: 'a,
-        V: 'a;
+/// Maps are lists of pairs in the order of their keys.
+macro_rules! maps {
+    ($($map:ident),*) => { $(
+        impl<K: Mirror + Ord, V: Mirror> Mirror for $map<K, V> {
+            type Wire<'a>
+                = Vec<(K::Wire<'a>, V::Wire<'a>)>
+            where
+                K: 'a,
+                V: 'a;
 
-    fn to_wire(&self) -> Vec<(K::Wire<'_>, V::Wire<'_>)> {
-        self.iter().map(|(key, value)| (key.to_wire(), value.to_wire())).collect()
-    }
+            fn to_wire(&self) -> Vec<(K::Wire<'_>, V::Wire<'_>)> {
+                self.iter().map(|(key, value)| (key.to_wire(), value.to_wire())).collect()
+            }
 
-    fn from_wire(wire: Vec<(K::Wire<'_>, V::Wire<'_>)>) -> Result<Self, WireError> {
-        wire.into_iter().map(|(key, value)| Ok((K::from_wire(key)?, V::from_wire(value)?))).collect()
-    }
+            fn from_wire(wire: Vec<(K::Wire<'_>, V::Wire<'_>)>) -> Result<Self, WireError> {
+                wire.into_iter().map(|(key, value)| Ok((K::from_wire(key)?, V::from_wire(value)?))).collect()
+            }
 
-    fn rewrite(&mut self, with: &mut dyn Rewrite) {
-        let rewritten = |mut pair: (K, V)| {
-            pair.rewrite(with);
-            pair
-        };
-        *self = std::mem::take(self).into_iter().map(rewritten).collect();
-    }
+            fn rewrite(&mut self, with: &mut dyn Rewrite) {
+                let rewritten = |mut pair: (K, V)| {
+                    pair.rewrite(with);
+                    pair
+                };
+                *self = std::mem::take(self).into_iter().map(rewritten).collect();
+            }
 
-    #[cfg(test)]
-    fn samples() -> Vec<Self> {
-        vec![Self::default(), <(K, V)>::samples().into_iter().collect()]
-    }
+            #[cfg(test)]
+            fn samples() -> Vec<Self> {
+                vec![Self::default(), <(K, V)>::samples().into_iter().collect()]
+            }
+        }
+    )* };
 }
 
+maps!(BTreeMap, SharedMap);
+
 mirror! {
-    struct EffectNo for EffectId { record: RecordNo, index: u16 }
+    // The codec writes a number by its value, so an index of two bytes, as it once was, reads the same.
+    struct EffectNo for EffectId { record: RecordNo, index: u32 }
 }
 
 mirror! {

@@ -4,6 +4,7 @@
 //! that panics can be recorded too.
 
 use super::Mirror;
+use super::causes::Causes;
 use super::digest::Digests;
 use crate::base::{At, RecordNo};
 use crate::journal::record::{Draft, Outcome, RecordError, encode_draft, put};
@@ -17,20 +18,23 @@ pub struct Recorder {
     digests: Digests,
     input: Vec<u8>,
     body: Vec<u8>,
-    /// The number and time that the step of the noted input has.
+    /// The name of the noted input, and the number and time that its step has.
+    name: &'static str,
     number: RecordNo,
     at: At,
+    causes: Causes,
 }
 
 impl Recorder {
     /// For a machine in a given state.
     pub fn new(state: &State) -> Self {
-        Self::with(Digests::of(state))
+        Self::with(Digests::of(state), Causes::default())
     }
 
-    /// For a machine whose digests are known, as a load gives them.
-    pub fn with(digests: Digests) -> Self {
-        Self { digests, input: Vec::new(), body: Vec::new(), number: RecordNo(0), at: At(0) }
+    /// For a machine whose digests are known, and what its open messages have been through, as a load gives them.
+    pub fn with(digests: Digests, causes: Causes) -> Self {
+        let (input, body) = (Vec::new(), Vec::new());
+        Self { digests, input, body, name: "", number: RecordNo(0), at: At(0), causes }
     }
 
     /// Notes the input of the step that comes next. To be called before it.
@@ -41,6 +45,7 @@ impl Recorder {
             _ => core.record,
         };
         self.at = at.max(core.at);
+        self.name = input.name();
         self.input.clear();
         put(&mut self.input, &input.to_wire());
     }
@@ -58,6 +63,7 @@ impl Recorder {
     ) -> Result<&[u8], RecordError> {
         debug_assert_eq!((turn.record, turn.at), (self.number, self.at), "the input was not noted");
         self.digests.update(machine.state(), &turn.touched);
+        self.causes.note(machine.state(), &turn.touched, (turn.record, turn.at), self.name);
         let draft = Draft {
             number: turn.record,
             at: turn.at,
@@ -89,6 +95,11 @@ impl Recorder {
         };
         encode_draft(&draft, &mut self.body)?;
         Ok((self.number, &self.body))
+    }
+
+    /// What the open messages have been through up to the last record.
+    pub fn causes(&self) -> &Causes {
+        &self.causes
     }
 
     /// The digest of the whole state after the last record.

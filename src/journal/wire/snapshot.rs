@@ -4,15 +4,17 @@
 //! items.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EffectNo, Mirror, WireError, state as wire};
-use crate::base::{EffectId, SessionNo};
+use super::causes::{self, Causes};
+use super::{EffectNo, Mirror, WireError, effect, state as wire};
+use crate::base::{At, EffectId, SessionNo};
 use crate::journal::record::{RecordError, Schema, put, take_wire, upcast};
 use crate::machine::policy::Policy;
-use crate::machine::state::{Channel, Core, Directory, Parts, State};
+use crate::machine::shared_map::SharedMap;
+use crate::machine::state::{Channel, Complaints, Core, Directory, Outage, Parts};
 
 /// A part is closed when it has grown to this many bytes. One item is at most a few hundred KiB (a
 /// destination with a full queue), so a part stays far below the 4 MiB of a frame.
@@ -33,15 +35,31 @@ enum Item<'a> {
     Destination(u32, wire::Destination<'a>),
     Effect(EffectNo<'a>, wire::Owner<'a>),
     End { items: u64 },
+    Question(u64, wire::Question<'a>),
+    Complaint { cause: effect::Cause, last: i64, withheld: u32 },
+    Causes(u64, Vec<causes::Wire>),
+    Outage(wire::Outage<'a>),
+    Missed(u64, wire::Missed<'a>),
 }
 
-/// Encodes a snapshot of a state whose root is `root`, in parts to be written in order.
-pub fn encode_snapshot(state: &State, root: u64) -> Vec<Vec<u8>> {
+/// What a snapshot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The components of the state.
+    pub parts: Parts,
+    /// The digest of the whole state, as the snapshot names it.
+    pub root: u64,
+    /// What the open messages have been through.
+    pub causes: Causes,
+}
+
+/// Encodes a snapshot of the components of a state whose root is `root`, in parts to be written in order.
+pub fn encode_snapshot(state: &Parts, root: u64, causes: &Causes) -> Vec<Vec<u8>> {
     let mut out = Encoder::default();
-    let directory = state.directory();
+    let directory = &state.directory;
     out.item(&Item::Head {
-        core: state.core().to_wire(),
-        policy: state.policy().to_wire(),
+        core: state.core.to_wire(),
+        policy: state.policy.to_wire(),
         group: Cow::Borrowed(&directory.group),
         root,
     });
@@ -51,12 +69,19 @@ pub fn encode_snapshot(state: &State, root: u64) -> Vec<Vec<u8>> {
     for (name, channel) in &directory.channels {
         out.item(&Item::Channel { name: name.to_wire(), channel: channel.to_wire() });
     }
-    state.queue().iter().for_each(|session| out.item(&Item::Waiting(session.0)));
-    state.sessions().iter().for_each(|(no, it)| out.item(&Item::Session(no.0, it.to_wire())));
-    state.inbounds().iter().for_each(|(no, it)| out.item(&Item::Inbound(no.0, it.to_wire())));
-    state.outbounds().iter().for_each(|(no, it)| out.item(&Item::Outbound(no.0, it.to_wire())));
-    state.destinations().iter().for_each(|(no, it)| out.item(&Item::Destination(no.0, it.to_wire())));
-    state.effects().iter().for_each(|(id, it)| out.item(&Item::Effect(id.to_wire(), it.to_wire())));
+    state.queue.iter().for_each(|session| out.item(&Item::Waiting(session.0)));
+    state.sessions.iter().for_each(|(no, it)| out.item(&Item::Session(no.0, it.to_wire())));
+    state.inbound.iter().for_each(|(no, it)| out.item(&Item::Inbound(no.0, it.to_wire())));
+    state.outbound.iter().for_each(|(no, it)| out.item(&Item::Outbound(no.0, it.to_wire())));
+    state.destinations.iter().for_each(|(no, it)| out.item(&Item::Destination(no.0, it.to_wire())));
+    state.effects.iter().for_each(|(id, it)| out.item(&Item::Effect(id.to_wire(), it.to_wire())));
+    state.questions.iter().for_each(|(no, it)| out.item(&Item::Question(no.0, it.to_wire())));
+    for (cause, &(last, withheld)) in &state.complaints {
+        out.item(&Item::Complaint { cause: cause.to_wire(), last: last.to_wire(), withheld });
+    }
+    state.missed.iter().for_each(|(no, it)| out.item(&Item::Missed(no.0, it.to_wire())));
+    causes.to_wire().for_each(|(no, it)| out.item(&Item::Causes(no, it)));
+    state.outage.iter().for_each(|it| out.item(&Item::Outage(it.to_wire())));
     let items = out.items;
     out.item(&Item::End { items });
     out.parts.push(out.part);
@@ -86,11 +111,16 @@ pub struct SnapshotReader {
     head: Option<(Core, Policy, u64)>,
     directory: Directory,
     queue: VecDeque<SessionNo>,
-    sessions: BTreeMap<SessionNo, crate::machine::state::Session>,
-    inbound: BTreeMap<crate::base::MessageNo, crate::machine::state::Inbound>,
-    outbound: BTreeMap<crate::base::MessageNo, crate::machine::state::Outbound>,
-    destinations: BTreeMap<crate::base::DestinationNo, crate::machine::state::Destination>,
-    effects: BTreeMap<EffectId, crate::machine::state::Owner>,
+    sessions: SharedMap<SessionNo, crate::machine::state::Session>,
+    inbound: SharedMap<crate::base::MessageNo, crate::machine::state::Inbound>,
+    outbound: SharedMap<crate::base::MessageNo, crate::machine::state::Outbound>,
+    destinations: SharedMap<crate::base::DestinationNo, crate::machine::state::Destination>,
+    effects: SharedMap<EffectId, crate::machine::state::Owner>,
+    questions: SharedMap<crate::base::MessageNo, crate::machine::state::Question>,
+    complaints: Complaints,
+    missed: SharedMap<crate::base::MessageNo, crate::machine::state::Missed>,
+    causes: Causes,
+    outage: Option<Outage>,
     items: u64,
     complete: bool,
 }
@@ -117,11 +147,11 @@ impl SnapshotReader {
         self.complete
     }
 
-    /// The state's components and its root as the snapshot names it.
+    /// What it holds.
     ///
     /// # Errors
     /// When parts are missing.
-    pub fn finish(self) -> Result<(Parts, u64), RecordError> {
+    pub fn finish(self) -> Result<Snapshot, RecordError> {
         let Some((core, policy, root)) = self.head else { return Err(damaged("its head is missing")) };
         if !self.complete {
             return Err(damaged("its end is missing"));
@@ -136,8 +166,12 @@ impl SnapshotReader {
             outbound: self.outbound,
             destinations: self.destinations,
             effects: self.effects,
+            questions: self.questions,
+            complaints: self.complaints,
+            outage: self.outage,
+            missed: self.missed,
         };
-        Ok((parts, root))
+        Ok(Snapshot { parts, root, causes: self.causes })
     }
 
     fn item(&mut self, item: Item<'_>) -> Result<(), RecordError> {
@@ -176,6 +210,13 @@ impl SnapshotReader {
             Item::Outbound(no, it) => add(&mut self.outbound, no, it)?,
             Item::Destination(no, it) => add(&mut self.destinations, no, it)?,
             Item::Effect(id, it) => add(&mut self.effects, id, it)?,
+            Item::Question(no, it) => add(&mut self.questions, no, it)?,
+            Item::Complaint { cause, last, withheld } => {
+                self.complaints.insert(Mirror::from_wire(cause)?, (At(last), withheld));
+            }
+            Item::Causes(no, it) => self.causes.take(no, it)?,
+            Item::Outage(it) => self.outage = Some(Outage::from_wire(it)?),
+            Item::Missed(no, it) => add(&mut self.missed, no, it)?,
             Item::End { .. } => {}
         }
         Ok(())
@@ -196,7 +237,7 @@ pub fn read_core(schema: u32, mut part: &[u8]) -> Result<Core, RecordError> {
 }
 
 fn add<'a, K: Mirror + Ord + 'a, V: Mirror + 'a>(
-    map: &mut BTreeMap<K, V>,
+    map: &mut SharedMap<K, V>,
     key: K::Wire<'a>,
     value: V::Wire<'a>,
 ) -> Result<(), WireError> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::base::{
     At, Attempt, DestinationNo, EffectId, MessageNo, Ms, RecordNo, SessionName, SessionNo, Wall,
 };
+use crate::machine::shared_map::SharedMap;
 use crate::machine::{effect, input, policy, state};
 use crate::session::rows::Address;
 
@@ -22,6 +23,10 @@ mirror! {
         Outbound(no: MessageNo),
         Destination(no: DestinationNo),
         Effect(id: EffectId),
+        Question(no: MessageNo),
+        Complaints,
+        Runtime,
+        Missed(no: MessageNo),
     }
 }
 
@@ -68,7 +73,7 @@ mirror! {
 mirror! {
     struct Directory for state::Directory {
         group: String,
-        chats: BTreeMap<(String, String), SessionNo>,
+        chats: SharedMap<(String, String), SessionNo>,
         channels: BTreeMap<String, state::Channel>,
     }
 }
@@ -163,6 +168,7 @@ mirror! {
         Queued { wait: state::Wait },
         Claimed { attempt: Attempt, since: At, mark: u64 },
         Settling { outcome: effect::Outcome },
+        Withheld { count: u32, id: String, end: effect::DeliveryEnd },
     }
 }
 
@@ -173,6 +179,7 @@ mirror! {
         Backoff { since: At, wait: Ms },
         Held { since: At },
         Never,
+        Missed { since: At, wait: Ms },
     }
 }
 
@@ -225,7 +232,39 @@ mirror! {
         None,
         Retry { since: At, wait: Ms },
         NoRecipient { since: At },
+        Failing { since: At, wait: Ms, first: At },
+        Trying { first: At, nobody: bool },
+        ChannelDown { since: At },
     }
+}
+
+mirror! {
+    struct Question for state::Question {
+        session: SessionNo,
+        rowid: i64,
+        id: String,
+        to: Address,
+        facts: input::QuestionFacts,
+        asked: At,
+        state: state::QuestionState,
+    }
+}
+
+mirror! {
+    struct Missed for state::Missed { first: At, times: u32, reason: String }
+}
+
+mirror! {
+    enum QuestionState for state::QuestionState {
+        Asked,
+        Open,
+        Answered { by: String, row: String, option: u16, on_disk: bool, since: At },
+        Closed { since: At },
+    }
+}
+
+mirror! {
+    struct Outage for state::Outage { since: At, reason: String, unlisted: bool, back: Option<At> }
 }
 
 mirror! {

@@ -1,5 +1,7 @@
 //! Random input sequences with the invariants as oracle.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::world::{Channel, World, chat};
@@ -14,13 +16,18 @@ enum Act {
     Complete(u8, u8),
     Fail(u8, u8),
     Release(u8, u8, bool),
+    Miss(u8, u8),
     Reply(u8, u8, u8),
+    Ask(u8, u8, u64),
+    Say(u8, u8, u8),
+    Request(u8, u8),
     Exit(u8, i32),
     Wait(u64),
     Channel(u8),
     Up,
     Down,
     Boot(bool),
+    Handover(u64, bool, bool),
     Begin(u8),
     Bad(u8, u8),
     Stop(u8),
@@ -32,6 +39,12 @@ enum Act {
     StartsFail(bool),
     Stubborn(bool),
     Replaced(u8),
+    Inbound(u8, bool),
+    Damaged(u8),
+    Overflow(u8),
+    Away,
+    Back,
+    BootAway(bool),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -43,25 +56,37 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (chat.clone(), id.clone()).prop_map(|(c, i)| Act::Complete(c, i)),
         1 => (chat.clone(), id.clone()).prop_map(|(c, i)| Act::Fail(c, i)),
         1 => (chat.clone(), id.clone(), any::<bool>()).prop_map(|(c, i, b)| Act::Release(c, i, b)),
+        1 => (chat.clone(), id.clone()).prop_map(|(c, i)| Act::Miss(c, i)),
         3 => (chat.clone(), 0u8..40, chat.clone()).prop_map(|(c, i, to)| Act::Reply(c, i, to)),
+        2 => (chat.clone(), 40u8..60, 0u64..400_000).prop_map(|(c, i, ms)| Act::Ask(c, i, ms)),
+        3 => (chat.clone(), id.clone(), 0u8..4).prop_map(|(c, i, n)| Act::Say(c, i + 6, n)),
+        1 => (chat.clone(), 60u8..70).prop_map(|(c, i)| Act::Request(c, i)),
         3 => (chat.clone(), -1i32..3).prop_map(|(c, code)| Act::Exit(c, code)),
         4 => (0u64..700_000).prop_map(Act::Wait),
-        2 => (0u8..5).prop_map(Act::Channel),
+        2 => (0u8..6).prop_map(Act::Channel),
         1 => Just(Act::Up),
         1 => Just(Act::Down),
         1 => any::<bool>().prop_map(Act::Boot),
+        1 => (0u64..700_000, any::<bool>(), any::<bool>())
+            .prop_map(|(ms, alive, adopts)| Act::Handover(ms, alive, adopts)),
         2 => chat.clone().prop_map(Act::Begin),
-        1 => (chat.clone(), 0u8..3).prop_map(|(c, k)| Act::Bad(c, k)),
+        1 => (chat.clone(), 0u8..4).prop_map(|(c, k)| Act::Bad(c, k)),
         1 => chat.clone().prop_map(Act::Stop),
         1 => chat.clone().prop_map(Act::Start),
-        1 => (0u8..8, any::<u64>()).prop_map(|(k, n)| Act::Stray(k, n)),
+        1 => (0u8..9, any::<u64>()).prop_map(|(k, n)| Act::Stray(k, n)),
         1 => (-400_000_000_000i64..400_000_000_000).prop_map(Act::Clock),
         1 => chat.clone().prop_map(Act::Heartbeat),
         1 => (chat.clone(), 0u64..10_000_000).prop_map(|(c, ms)| Act::Tool(c, ms)),
         1 => any::<bool>().prop_map(Act::Space),
         1 => any::<bool>().prop_map(Act::StartsFail),
         1 => any::<bool>().prop_map(Act::Stubborn),
+        1 => (chat.clone(), any::<bool>()).prop_map(|(c, bad)| Act::Inbound(c, bad)),
+        1 => chat.clone().prop_map(Act::Damaged),
+        1 => chat.clone().prop_map(Act::Overflow),
         1 => chat.prop_map(Act::Replaced),
+        1 => Just(Act::Away),
+        1 => Just(Act::Back),
+        1 => any::<bool>().prop_map(Act::BootAway),
     ]
 }
 
@@ -70,6 +95,7 @@ fn apply(world: &mut World, act: &Act) {
     let of = |world: &World, c: u8| world.session_of(&name(c));
     match *act {
         Act::Arrive(c, i) => world.arrive(&name(c), &format!("m{i}")),
+        Act::Say(c, i, n) => world.say(&name(c), &format!("m{i}"), ["1", "2", "yes", "x"][usize::from(n)]),
         Act::Space(low) => world.space_low = low,
         Act::Wait(ms) => {
             let until = world.at + Ms(ms);
@@ -81,12 +107,35 @@ fn apply(world: &mut World, act: &Act) {
                 1 => Channel::Fails(DeliveryFault::Transient),
                 2 => Channel::Fails(DeliveryFault::Permanent),
                 3 => Channel::Fails(DeliveryFault::NoRecipient),
+                4 => Channel::Fails(DeliveryFault::InDoubt),
                 _ => Channel::Silent,
             }
         }
         Act::Up => world.channel_up(),
         Act::Down => world.input(Input::ChannelDown { channel: "chat".into() }),
-        Act::Boot(alive) => world.boot(alive),
+        Act::Boot(alive) => {
+            world.away = false;
+            world.boot(alive);
+        }
+        Act::BootAway(adopts) => {
+            (world.away, world.adopts) = (true, adopts);
+            world.boot(true);
+        }
+        Act::Away => world.runtime_down(),
+        Act::Back => {
+            // What was asked to stop meanwhile and could not be is asked again, as its task does.
+            if world.machine.state().is_unlisted() {
+                world.runtime_lists();
+            }
+            world.runtime_back();
+        }
+        Act::Handover(ms, alive, adopts) => {
+            world.adopts = adopts;
+            world.input(Input::DetachAsked);
+            let until = world.at + Ms(ms);
+            world.wait(until);
+            world.boot(alive);
+        }
         Act::Clock(by) => {
             world.offset += by;
             let offset = world.offset;
@@ -99,7 +148,10 @@ fn apply(world: &mut World, act: &Act) {
         | Act::Complete(c, _)
         | Act::Fail(c, _)
         | Act::Release(c, _, _)
+        | Act::Miss(c, _)
         | Act::Reply(c, _, _)
+        | Act::Ask(c, _, _)
+        | Act::Request(c, _)
         | Act::Exit(c, _)
         | Act::Begin(c)
         | Act::Bad(c, _)
@@ -107,6 +159,9 @@ fn apply(world: &mut World, act: &Act) {
         | Act::Start(c)
         | Act::Heartbeat(c)
         | Act::Tool(c, _)
+        | Act::Inbound(c, _)
+        | Act::Damaged(c)
+        | Act::Overflow(c)
         | Act::Replaced(c) => {
             if let Some(no) = of(world, c) {
                 in_session(world, no, act);
@@ -122,12 +177,30 @@ fn in_session(world: &mut World, no: SessionNo, act: &Act) {
         Act::Claim(_, i) => folder.ack(&format!("m{i}"), Ack::Processing),
         Act::Complete(_, i) => folder.ack(&format!("m{i}"), Ack::Completed),
         Act::Fail(_, i) => folder.ack(&format!("m{i}"), Ack::Failed),
+        Act::Miss(_, i) => folder.miss(&format!("m{i}"), None),
         Act::Release(_, i, blameless) => folder.release(&format!("m{i}"), blameless),
         Act::Reply(_, i, to) => {
             let id = format!("r{i}");
             if !folder.rows.iter().any(|row| row.id == id) {
                 folder.reply(&id, chat(&format!("c{to}")));
             }
+        }
+        Act::Ask(c, i, ms) => {
+            let id = format!("q{i}");
+            if !folder.rows.iter().any(|row| row.id == id) {
+                folder.ask(&id, chat(&format!("c{c}")), Ms(ms), &["yes", "no"]);
+            }
+        }
+        Act::Request(_, i) => {
+            let id = format!("s{i}");
+            if !folder.rows.iter().any(|row| row.id == id) {
+                folder.request(&id, "schedule_task");
+            }
+        }
+        // More that is denied than an agent is told of one by one.
+        Act::Overflow(_) => {
+            let first = folder.rows.len();
+            (first..first + 20).for_each(|n| folder.request(&format!("o{n}"), "self_mod"));
         }
         Act::Begin(_) => {
             folder.facts.clear();
@@ -138,11 +211,18 @@ fn in_session(world: &mut World, no: SessionNo, act: &Act) {
             folder.unreadable = match kind {
                 0 => None,
                 1 => Some(Unreadable::Bad),
+                2 => Some(Unreadable::Slow),
                 _ => Some(Unreadable::Busy),
             }
         }
         Act::Tool(_, ms) => folder.tool = Some(Tool { mark: ms, declared: Some(Ms(ms)) }),
-        Act::Replaced(_) => folder.rows.clear(),
+        Act::Replaced(_) => folder.replace(),
+        Act::Inbound(_, bad) => folder.inbound_unreadable = bad,
+        Act::Damaged(_) => {
+            folder.inbound_unreadable = true;
+            let detail = "test".into();
+            return world.input(Input::InboundUnwritable { session: no, detail });
+        }
         Act::Exit(_, code) => {
             let exit = if code < 0 { Exit::Signal(9) } else { Exit::Code(code) };
             return world.exit(no, exit);
@@ -157,7 +237,7 @@ fn in_session(world: &mut World, no: SessionNo, act: &Act) {
 
 /// News that belongs to nothing: late, doubled or made up.
 fn stray(kind: u8, n: u64) -> Input {
-    let effect = EffectId { record: RecordNo(n % 1_000), index: (n % 3) as u16 };
+    let effect = EffectId { record: RecordNo(n % 1_000), index: (n % 3) as u32 };
     let session = SessionNo((n % 5) as u32);
     match kind {
         0 => Input::ContainerStarted { effect },
@@ -170,12 +250,13 @@ fn stray(kind: u8, n: u64) -> Input {
         },
         5 => Input::InboundWritten { effect, seq: 2, duplicate: false },
         6 => Input::InboundLocked { session },
+        7 => Input::FolderTooLarge { session, detail: String::new() },
         _ => Input::ContainersFound { alive: vec![(session, Attempt(n % 10))], adoptable: true },
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever happens, the invariants hold after every step; and once the world is kind again, every message
     /// comes to an end.
@@ -195,7 +276,18 @@ proptest! {
         // Notes of the host to the agent are context: they wait for the next turn.
         let open: Vec<_> = state.inbounds().values().filter(|message| message.trigger).collect();
         prop_assert!(open.is_empty(), "open inbound: {open:?}\n{}", world.log.join("\n"));
+        if !acts.iter().any(|act| matches!(act, Act::Replaced(_))) {
+            let folders = world.folders.values();
+            let answers = folders.flat_map(|it| &it.inserted).filter(|id| id.starts_with("qr-"));
+            let mut asked: Vec<&str> = answers.filter_map(|id| id.rsplit_once('-')).map(|(asked, _)| asked).collect();
+            let all = asked.len();
+            asked.sort_unstable();
+            asked.dedup();
+            prop_assert_eq!(asked.len(), all, "answered twice\n{}", world.log.join("\n"));
+        }
         prop_assert!(state.outbounds().is_empty(), "open outbound: {:?}\n{}", state.outbounds(), world.log.join("\n"));
+        let wrong = unaccounted(&world);
+        prop_assert!(wrong.is_empty(), "{wrong:?}\n{}", world.log.join("\n"));
     }
 
     /// The same inputs at the same times lead to the same effects and the same state.
@@ -225,13 +317,43 @@ proptest! {
     }
 }
 
+/// What the world has seen and the machine owes it an account of, once all is settled.
+fn unaccounted(world: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (no, folder) in &world.folders {
+        for row in &folder.rows {
+            if !folder.recorded.contains_key(&row.id) {
+                wrong.push(format!("{no}: row {} is not on record", row.id));
+            }
+        }
+        for (id, &delivered) in &folder.recorded {
+            let keys = folder.accepted.get(id).map_or(0, BTreeSet::len);
+            if delivered && keys == 0 {
+                wrong.push(format!("{no}: row {id} is recorded as delivered, and nobody got it"));
+            }
+        }
+        for (id, keys) in &folder.accepted {
+            // The channel drops repeats of a key, so one key is one delivery.
+            if keys.len() != 1 {
+                wrong.push(format!("{no}: row {id} was delivered {} times", keys.len()));
+            }
+        }
+        for row in folder.inbound.values().filter(|row| row.trigger) {
+            wrong.push(format!("{no}: message {} was never answered", row.id));
+        }
+    }
+    wrong
+}
+
 /// The world is kind: files can be read, channels accept, containers start, and whoever runs does its work.
 fn heal(world: &mut World) {
     world.channel = Channel::Accepts;
     world.starts_fail = false;
     world.stubborn = false;
+    world.away = false;
     for folder in world.folders.values_mut() {
         folder.unreadable = None;
+        folder.inbound_unreadable = false;
         folder.tool = None;
     }
     let running: Vec<SessionNo> = world.running.keys().copied().collect();
@@ -265,14 +387,14 @@ fn work(world: &mut World, no: SessionNo) {
                 Due::At(wall) => wall <= world.machine.state().wall(),
                 Due::Never => false,
             })
-            .map(|row| row.id.split(':').next().unwrap_or_default().to_owned())
+            .map(|row| row.id.clone())
             .collect(),
         None => return,
     };
     let folder = world.folder(no);
     folder.acks.retain(|_, ack| ack.status != Ack::Processing);
     for id in ids {
-        folder.ack(&id, Ack::Completed);
+        folder.ack_row(id, Ack::Completed);
     }
     world.read(no);
 }

@@ -1,10 +1,10 @@
 //! A small world around a machine: session folders, a channel and a runtime that answer effects at once, unless a
 //! script tells them otherwise.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::base::{At, Attempt, BootNo, EffectId, Ms, SessionNo};
-use crate::machine::effect::{Effect, InboundChange};
+use crate::base::{At, Attempt, BootNo, EffectId, Ms, SessionNo, Wall};
+use crate::machine::effect::{Effect, InboundChange, LookWhy, Payload};
 use crate::machine::input::*;
 use crate::machine::policy::Policy;
 use crate::machine::{Machine, invariants};
@@ -27,8 +27,21 @@ pub struct Folder {
     pub tool: Option<Tool>,
     pub heartbeat_changed: bool,
     pub unreadable: Option<Unreadable>,
+    /// inbound.db cannot be read.
+    pub inbound_unreadable: bool,
     pub inbound: BTreeMap<String, PendingRow>,
     pub delivered: Vec<String>,
+    /// What was recorded of each row, first.
+    pub recorded: BTreeMap<String, bool>,
+    /// The keys with which each row was accepted by its channel.
+    pub accepted: BTreeMap<String, BTreeSet<EffectId>>,
+    /// The rows that were tried, and the greatest rowid of them at each destination.
+    tried: BTreeSet<String>,
+    last_tried: BTreeMap<Address, i64>,
+    /// Its rows were replaced, so their numbers began anew.
+    replaced: bool,
+    /// The ids of all rows that were ever inserted: a row stays in the table when it is done.
+    pub inserted: BTreeSet<String>,
     marks: u64,
 }
 
@@ -39,6 +52,7 @@ pub enum WorldFact {
     Wait(i64),
     Released { id: String, blameless: bool, mark: u64 },
     Failed { id: String, reason: String },
+    Missed { id: String, not_before: Option<Wall>, mark: u64 },
 }
 
 pub struct World {
@@ -48,7 +62,11 @@ pub struct World {
     pub policy: Policy,
     pub channel: Channel,
     pub idempotent: bool,
+    /// Whether the runtime can take over what an earlier daemon left.
+    pub adopts: bool,
     pub starts_fail: bool,
+    /// The runtime is away.
+    pub away: bool,
     pub boot: u32,
     pub folders: BTreeMap<SessionNo, Folder>,
     pub running: BTreeMap<SessionNo, Attempt>,
@@ -56,8 +74,14 @@ pub struct World {
     pub stubborn: bool,
     /// Messages arrive while there is no space.
     pub space_low: bool,
+    /// Rows cannot be written.
+    pub writes_fail: bool,
     /// Ends of writes that are kept back.
     pub held_writes: Option<Vec<Input>>,
+    /// News of these kinds is kept back: `start`, `look`, `delivery`.
+    pub keeps: BTreeSet<String>,
+    /// What was kept back, by kind.
+    pub kept: BTreeMap<String, Vec<Input>>,
     pub log: Vec<String>,
     pending: VecDeque<Input>,
     receipts: u64,
@@ -74,13 +98,18 @@ impl World {
             policy: Policy::default(),
             channel: Channel::Accepts,
             idempotent: true,
+            adopts: false,
             starts_fail: false,
+            away: false,
             boot: 0,
             folders: BTreeMap::new(),
             running: BTreeMap::new(),
             stubborn: false,
             space_low: false,
+            writes_fail: false,
             held_writes: None,
+            keeps: BTreeSet::new(),
+            kept: BTreeMap::new(),
             log: Vec::new(),
             pending: VecDeque::new(),
             receipts: 0,
@@ -114,21 +143,36 @@ impl World {
                     })
                 })
                 .collect();
-            let found = SessionFound {
-                name: session.name.clone(),
-                origin: session.origin.clone(),
-                pending: folder.inbound.values().cloned().collect(),
-                delivered,
-                unreadable: None,
-            };
+            let found = SessionFound { delivered, ..self.found(no).expect("it was looked up") };
+            debug_assert_eq!(found.unreadable.is_some(), folder.inbound_unreadable);
             self.input(Input::SessionFound(found));
         }
         if !alive {
             self.running.clear();
         }
-        let alive = self.running.iter().map(|(&no, &attempt)| (no, attempt)).collect();
-        self.input(Input::ContainersFound { alive, adoptable: false });
+        match self.away {
+            true => self.runtime_down(),
+            false => self.runtime_lists(),
+        }
         self.channel_up();
+    }
+
+    /// The runtime says what runs.
+    pub fn runtime_lists(&mut self) {
+        let alive = self.running.iter().map(|(&no, &attempt)| (no, attempt)).collect();
+        self.input(Input::ContainersFound { alive, adoptable: self.adopts });
+    }
+
+    /// The runtime goes; what runs may go on.
+    pub fn runtime_down(&mut self) {
+        self.away = true;
+        self.input(Input::RuntimeDown { reason: "no engine answers".into() });
+    }
+
+    /// The runtime is back.
+    pub fn runtime_back(&mut self) {
+        self.away = false;
+        self.input(Input::RuntimeUp);
     }
 
     pub fn channel_up(&mut self) {
@@ -164,7 +208,44 @@ impl World {
         self.machine.state().directory().chats.get(&("chat".to_owned(), format!("chat:{chat}"))).copied()
     }
 
+    /// What a session's inbound.db says.
+    fn found(&self, no: SessionNo) -> Option<SessionFound> {
+        let (session, folder) = (self.machine.state().session(no)?, self.folders.get(&no)?);
+        let name = session.name.clone();
+        let (origin, delivered) = (Address::default(), Vec::new());
+        if folder.inbound_unreadable {
+            let unreadable = Some("test".into());
+            return Some(SessionFound { name, origin, pending: Vec::new(), delivered, unreadable });
+        }
+        let mut pending: Vec<PendingRow> = folder.inbound.values().cloned().collect();
+        pending.sort_by_key(|row| row.seq);
+        let origin = session.origin.clone();
+        Some(SessionFound { name, origin, pending, delivered, unreadable: None })
+    }
+
     pub fn arrive(&mut self, chat: &str, id: &str) {
+        self.arrive_with(chat, id, 0);
+    }
+
+    /// A message of so many bytes arrives.
+    pub fn arrive_with(&mut self, chat: &str, id: &str, bytes: u32) {
+        self.receipts += 1;
+        let arrival = Arrival {
+            channel: "chat".into(),
+            receipt: self.receipts,
+            chat: format!("chat:{chat}"),
+            thread: None,
+            message_id: id.into(),
+            facts: TextFacts { bytes, ..TextFacts::default() },
+        };
+        self.input(match self.space_low {
+            true => Input::ArrivalWithoutSpace(arrival),
+            false => Input::MessageArrived(arrival),
+        });
+    }
+
+    /// Something is said where questions may have been asked. Digests are of the text as it stands.
+    pub fn say(&mut self, chat: &str, id: &str, text: &str) {
         self.receipts += 1;
         let arrival = Arrival {
             channel: "chat".into(),
@@ -174,10 +255,8 @@ impl World {
             message_id: id.into(),
             facts: TextFacts::default(),
         };
-        self.input(match self.space_low {
-            true => Input::ArrivalWithoutSpace(arrival),
-            false => Input::MessageArrived(arrival),
-        });
+        let line = Line { number: text.parse().ok(), digest: label(text) };
+        self.input(Input::PossibleAnswer { arrival, line });
     }
 
     pub fn folder(&mut self, no: SessionNo) -> &mut Folder {
@@ -228,6 +307,12 @@ impl World {
                     not_before: None,
                     mark: *mark,
                 }),
+                WorldFact::Missed { id, not_before, mark } => Some(Fact::Missed {
+                    message: number(id)?,
+                    reason: "overloaded".into(),
+                    not_before: *not_before,
+                    mark: *mark,
+                }),
                 WorldFact::Failed { id, reason } => {
                     Some(Fact::Failed { message: number(id)?, reason: reason.clone() })
                 }
@@ -254,18 +339,39 @@ impl World {
                 self.folder(session);
                 self.pending.push_back(done);
             }
+            Effect::WriteInbound { session, .. } if self.writes_fail || self.is_bad(session) => {
+                let reason = "test".into();
+                self.pending.push_back(Input::InboundWriteFailed { effect, reason });
+            }
             Effect::WriteInbound { session, id, trigger, origin, .. } => {
-                let inbound = &mut self.folder(session).inbound;
-                let seq = 2 * (inbound.len() as i64 + 1);
-                let duplicate = inbound.contains_key(&id);
-                let row =
-                    PendingRow { id: id.clone(), seq: Some(seq), trigger, tries: 0, due: Due::Now, origin };
-                inbound.entry(id).or_insert(row);
+                let folder = self.folder(session);
+                let seq = 2 * (folder.inserted.len() as i64 + 1);
+                let duplicate = !folder.inserted.insert(id.clone());
+                if !duplicate {
+                    let row = PendingRow {
+                        id: id.clone(),
+                        seq: Some(seq),
+                        trigger,
+                        tries: 0,
+                        due: Due::Now,
+                        origin,
+                    };
+                    folder.inbound.insert(id, row);
+                }
                 let written = Input::InboundWritten { effect, seq, duplicate };
                 match &mut self.held_writes {
                     Some(held) => held.push(written),
                     None => self.pending.push_back(written),
                 }
+            }
+            Effect::UpdateInbound { session, .. }
+            | Effect::RecordDelivery { session, .. }
+            | Effect::ProjectDestinations { session, .. }
+                if self.is_bad(session) =>
+            {
+                let detail = "test".into();
+                self.pending.push_back(Input::InboundUnwritable { session, detail });
+                self.pending.push_back(Input::EffectDone { effect, error: Some("test".into()) });
             }
             Effect::UpdateInbound { session, id, change, .. } => {
                 let inbound = &mut self.folder(session).inbound;
@@ -282,60 +388,120 @@ impl World {
                 }
                 self.pending.push_back(done);
             }
-            Effect::RecordDelivery { session, id, .. } => {
-                self.folder(session).delivered.push(id);
+            Effect::RecordDelivery { session, id, delivered, .. } => {
+                let folder = self.folder(session);
+                folder.recorded.entry(id.clone()).or_insert(delivered);
+                folder.delivered.push(id);
                 self.pending.push_back(done);
             }
             Effect::ProjectDestinations { .. } | Effect::ResetOutbound { .. } => self.pending.push_back(done),
             Effect::StartContainer { session, attempt } => self.start(effect, session, attempt),
             Effect::StopContainer { session, attempt, .. }
-                if !self.stubborn && self.running.get(&session) == Some(&attempt) =>
+                if !self.stubborn && !self.away && self.running.get(&session) == Some(&attempt) =>
             {
                 self.running.remove(&session);
                 self.pending.push_back(Input::ContainerExited { session, attempt, exit: Exit::Code(0) });
             }
+            Effect::Look { session, why: LookWhy::Inbound } => {
+                let Some(found) = self.found(session) else { return };
+                self.pending.push_back(Input::InboundRead { effect, found, whole: true });
+            }
             Effect::Look { session, .. } => {
                 let reading = self.reading(session);
-                let alive = Some(self.running.contains_key(&session));
+                let alive = (!self.away).then(|| self.running.contains_key(&session));
                 let heartbeat_changed = std::mem::take(&mut self.folder(session).heartbeat_changed);
-                self.pending.push_back(Input::Looked { effect, session, heartbeat_changed, alive, reading });
+                self.ended("look", Input::Looked { effect, session, heartbeat_changed, alive, reading });
             }
-            Effect::Deliver { .. } => match self.channel {
-                Channel::Accepts => self.pending.push_back(Input::Delivered { effect, platform_id: None }),
-                Channel::Fails(class) => self.pending.push_back(Input::DeliveryFailed {
-                    effect,
-                    class,
-                    reason: "test".into(),
-                    retry_after: None,
-                }),
-                Channel::Silent => {}
-            },
+            Effect::Deliver { session, to, payload, key, .. } => {
+                self.note_try(session, to, &payload, key);
+                match self.channel {
+                    Channel::Accepts => {
+                        self.ended("delivery", Input::Delivered { effect, platform_id: None })
+                    }
+                    Channel::Fails(class) => self.pending.push_back(Input::DeliveryFailed {
+                        effect,
+                        class,
+                        reason: "test".into(),
+                        retry_after: None,
+                    }),
+                    Channel::Silent => {}
+                }
+            }
             _ => {}
         }
     }
 
+    /// What the channel sees of a try. Rows of one destination are tried for the first time in their order.
+    fn note_try(&mut self, session: SessionNo, to: Address, payload: &Payload, key: EffectId) {
+        let Payload::Row { rowid, id, .. } = payload else { return };
+        let accepts = self.channel == Channel::Accepts;
+        let folder = self.folders.entry(session).or_default();
+        if accepts {
+            folder.accepted.entry(id.clone()).or_default().insert(key);
+        }
+        if folder.tried.insert(id.clone()) && !folder.replaced {
+            let last = folder.last_tried.insert(to, *rowid);
+            assert!(last < Some(*rowid), "{session}: row {rowid} after {last:?}\n{}", self.log.join("\n"));
+        }
+    }
+
+    fn is_bad(&self, no: SessionNo) -> bool {
+        self.folders.get(&no).is_some_and(|folder| folder.inbound_unreadable)
+    }
+
     fn start(&mut self, effect: EffectId, session: SessionNo, attempt: Attempt) {
-        if self.starts_fail {
+        if self.starts_fail || self.away {
             let reason = "no such program".into();
             return self.pending.push_back(Input::ContainerStartFailed { effect, reason });
         }
         self.running.insert(session, attempt);
-        self.pending.push_back(Input::ContainerStarted { effect });
+        self.ended("start", Input::ContainerStarted { effect });
+    }
+
+    /// Something ended: the machine hears of it now, or when the script says so.
+    fn ended(&mut self, kind: &str, news: Input) {
+        match self.keeps.contains(kind) {
+            true => self.kept.entry(kind.to_owned()).or_default().push(news),
+            false => self.pending.push_back(news),
+        }
     }
 }
 
 impl Folder {
     pub fn ack(&mut self, id: &str, status: Ack) {
+        self.ack_row(full(id), status);
+    }
+
+    pub fn ack_row(&mut self, id: String, status: Ack) {
         self.marks += 1;
-        self.acks.insert(full(id), AckFound { status, mark: self.marks });
+        self.acks.insert(id, AckFound { status, mark: self.marks });
     }
 
     pub fn reply(&mut self, id: &str, to: Address) {
+        self.row(id, to, OutKind::Message);
+    }
+
+    pub fn ask(&mut self, id: &str, to: Address, timeout: Ms, labels: &[&str]) {
+        let labels = labels.iter().map(|text| label(text)).collect();
+        self.row(id, to, OutKind::Question(QuestionFacts { question: id.into(), labels, timeout }));
+    }
+
+    pub fn request(&mut self, id: &str, action: &str) {
+        self.row(id, Address::default(), OutKind::System(action.into()));
+    }
+
+    /// Another file takes its place, with no rows.
+    pub fn replace(&mut self) {
+        self.rows.clear();
+        self.replaced = true;
+    }
+
+    fn row(&mut self, id: &str, to: Address, kind: OutKind) {
         let rowid = self.rows.last().map_or(1, |r| r.rowid + 1);
         self.rows.push(OutRow {
             rowid,
             id: id.into(),
-            kind: OutKind::Message,
+            kind,
             to,
             in_reply_to: None,
             not_before: None,
@@ -345,11 +511,24 @@ impl Folder {
         });
     }
 
+    pub fn miss(&mut self, id: &str, not_before: Option<Wall>) {
+        self.marks += 1;
+        self.acks.remove(&full(id));
+        // A release says last what became of the message.
+        self.facts.retain(|fact| !matches!(fact, WorldFact::Missed { id: known, .. } if *known == full(id)));
+        self.facts.push(WorldFact::Missed { id: full(id), not_before, mark: self.marks });
+    }
+
     pub fn release(&mut self, id: &str, blameless: bool) {
         self.marks += 1;
         self.acks.remove(&full(id));
         self.facts.push(WorldFact::Released { id: full(id), blameless, mark: self.marks });
     }
+}
+
+/// Stands for the keyed digest of a label.
+fn label(text: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
 pub fn full(id: &str) -> String {

@@ -106,7 +106,7 @@ impl Node {
                     let (record, index) = (record.unsigned_abs(), index.unsigned_abs());
                     let id = EffectId {
                         record: RecordNo(record),
-                        index: u16::try_from(index).unwrap_or(u16::MAX),
+                        index: u32::try_from(index).unwrap_or(u32::MAX),
                     };
                     Self::Text(id.to_string())
                 }
@@ -192,10 +192,14 @@ pub fn component(state: &State, id: ComponentId) -> Option<Node> {
             let waiting = state.queue().iter().map(|no| Node::Text(no.to_string())).collect();
             Node::Map(vec![("waiting".to_owned(), Node::List(waiting))])
         }
+        ComponentId::Complaints => Node::of(Some(state.complaints()).filter(|it| !it.is_empty())?),
         ComponentId::Session(no) => Node::of(state.session(no)?),
         ComponentId::Inbound(no) => Node::of(state.inbound(no)?),
         ComponentId::Outbound(no) => Node::of(state.outbound(no)?),
         ComponentId::Destination(no) => Node::of(state.destination(no)?),
+        ComponentId::Question(no) => Node::of(state.question(no)?),
+        ComponentId::Runtime => Node::of(state.outage()?),
+        ComponentId::Missed(no) => Node::of(state.missed(no)?),
         ComponentId::Effect(id) => Node::Map(vec![("owner".to_owned(), Node::of(state.effects().get(&id)?))]),
     })
 }

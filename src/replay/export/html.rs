@@ -59,7 +59,7 @@ pub(super) fn write_bounded(
     let mut tracker = Tracker::default();
     walk_writing(path, |stop| {
         match stop {
-            Stop::Snapshot(state) => {
+            Stop::Snapshot(state, _) => {
                 page.snapshot(state);
                 tracker.snapshot(state, &mut page.marks);
                 page.take_marks(state, choice);

@@ -63,7 +63,7 @@ pub(super) fn write(path: &Path, choice: &mut Choice<'_>, out: &mut dyn Write) -
     // Whose a text is, the record after it tells.
     let mut texts: Vec<TextLine> = Vec::new();
     walk_writing(path, |stop| match stop {
-        Stop::Snapshot(_) => Ok(()),
+        Stop::Snapshot(..) => Ok(()),
         Stop::Text(it) => {
             let text = TextLine { text: it.text.to_owned(), digest: format!("{:016x}", it.digest) };
             texts.push(text);

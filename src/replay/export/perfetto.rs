@@ -34,7 +34,7 @@ pub(super) fn write(path: &Path, choice: &mut Choice<'_>, out: &mut dyn Write) -
     let mut wanted = BTreeSet::new();
     walk_writing(path, |stop| {
         let state = match stop {
-            Stop::Snapshot(state) => {
+            Stop::Snapshot(state, _) => {
                 tracker.snapshot(state, &mut marks);
                 state
             }
@@ -74,7 +74,7 @@ fn answers(path: &Path) -> Result<BTreeMap<MessageNo, Vec<u64>>, ExportError> {
     let mut answers: BTreeMap<MessageNo, Vec<u64>> = BTreeMap::new();
     walk_writing(path, |stop| {
         match stop {
-            Stop::Snapshot(state) => tracker.snapshot(state, &mut marks),
+            Stop::Snapshot(state, _) => tracker.snapshot(state, &mut marks),
             Stop::Step(step) => tracker.step(&step, &mut marks),
             Stop::Text(_) | Stop::Tail(_) | Stop::Damaged(_) => {}
         }

@@ -245,7 +245,7 @@ impl Tracker {
                 }
                 Some(InState::Queued { .. }) => self.ended("ended without a result, queued again", false),
                 Some(InState::Claimed { .. }) => self.ended("claimed anew", false),
-                Some(InState::Writing { .. }) | None => self.ended("closed", true),
+                Some(InState::Writing { .. } | InState::Withheld { .. }) | None => self.ended("closed", true),
             };
             out.push(Mark::End(span, end));
         }
@@ -315,6 +315,8 @@ fn answered(state: &State, message: &Outbound) -> Option<MessageNo> {
         | Source::Notice(Notice::Parked { id, .. } | Notice::Failed { id, .. }) => {
             own.into_iter().find(|(_, it)| it.id == *id).map(|(no, _)| no)
         }
+        // What it answers became no message.
+        Source::Notice(Notice::TooLate { .. }) => None,
         Source::Row { in_reply_to: None, .. } => {
             // What one reading both answers and completes is not claimed any more when this is asked.
             let at_work = |it: &Inbound| {

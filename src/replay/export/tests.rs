@@ -321,7 +321,7 @@ impl Made {
 fn make(folder: &Path, records: usize, text: &str) {
     let machine = Machine::default();
     let recorder = Recorder::new(machine.state());
-    let snapshot = encode_snapshot(machine.state(), recorder.root());
+    let snapshot = encode_snapshot(&machine.state().to_parts(), recorder.root(), recorder.causes());
     let (first, frames) = (RecordNo::first_of(BootNo(1)), Vec::new());
     let mut made = Made { machine, recorder, at: At(0), frames, records: 0, last: first };
     let booted = Booted {

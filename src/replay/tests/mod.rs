@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 use crate::base::{At, BootNo, EffectId, Ms, RecordNo, SessionNo};
 use crate::journal::record::{DIGEST_SCHEMA, Outcome, RECORD_SCHEMA, Record, decode_record, encode_record};
+use crate::journal::wire::causes::Causes;
 use crate::journal::wire::digest::Digests;
 use crate::journal::wire::recorder::Recorder;
 use crate::journal::wire::snapshot::encode_snapshot;
@@ -98,7 +99,7 @@ impl Tape {
             record_schema: RECORD_SCHEMA,
             digest_schema: DIGEST_SCHEMA,
         };
-        let snapshot = encode_snapshot(state, self.recorder.root());
+        let snapshot = encode_snapshot(&state.to_parts(), self.recorder.root(), self.recorder.causes());
         self.segments.push(Segment { facts, snapshot, records: Vec::new() });
     }
 
@@ -301,7 +302,7 @@ fn a_snapshot_that_does_not_follow_on_the_segment_before_is_a_divergence() {
     parts.core = tape().machine.state().core().clone();
     parts.core.record = segments[1].facts.first;
     let state = crate::machine::state::State::from_parts(parts);
-    segments[1].snapshot = encode_snapshot(&state, Digests::of(&state).root());
+    segments[1].snapshot = encode_snapshot(&state.to_parts(), Digests::of(&state).root(), &Causes::default());
     let found = verify(&segments).divergence.unwrap();
     assert_eq!((found.field.as_str(), found.class), ("snapshot.root", Class::InputMissing));
     assert_eq!(found.record, segments[1].facts.first);
@@ -310,7 +311,7 @@ fn a_snapshot_that_does_not_follow_on_the_segment_before_is_a_divergence() {
 #[test]
 fn a_snapshot_whose_root_is_not_that_of_its_components_is_damaged() {
     let mut segments = tape().segments;
-    segments[0].snapshot = encode_snapshot(Machine::default().state(), 5);
+    segments[0].snapshot = encode_snapshot(&Machine::default().state().to_parts(), 5, &Causes::default());
     let found = verify(&segments).divergence.unwrap();
     assert_eq!((found.field.as_str(), found.class), ("snapshot.root", Class::DamagedRecord));
 }
@@ -404,7 +405,7 @@ fn a_snapshot_of_another_schema_is_not_taken_for_an_empty_journal() {
 fn a_snapshot_with_a_wrong_root_is_loaded_and_reported() {
     let tape = tape();
     let mut segments = tape.segments[..1].to_vec();
-    segments[0].snapshot = encode_snapshot(Machine::default().state(), 5);
+    segments[0].snapshot = encode_snapshot(&Machine::default().state().to_parts(), 5, &Causes::default());
     let loaded = load(&segments);
     assert_eq!(loaded.divergence.map(|found| found.field), Some("snapshot.root".into()));
     assert_eq!(loaded.records, 3);

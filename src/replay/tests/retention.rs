@@ -63,11 +63,11 @@ fn write(folder: &Path, keep: Keep) -> Tape {
             tape.step(Input::HeartbeatSeen { session: SessionNo(1) });
         }
         append(&tape, &mut journal);
-        let state = tape.machine.state().clone();
-        let facts = SegmentFacts { first: state.core().record, ..tape.segments[0].facts };
+        let parts = tape.machine.state().to_parts();
+        let facts = SegmentFacts { first: parts.core.record, ..tape.segments[0].facts };
         let header = header(&Segment { facts, ..tape.segments[0].clone() });
-        let root = tape.recorder.root();
-        journal.rotate(header, move || encode_snapshot(&state, root));
+        let (root, causes) = (tape.recorder.root(), tape.recorder.causes().clone());
+        journal.rotate(header, move || encode_snapshot(&parts, root, &causes));
         while journal.is_rotating() {
             tape.step(Input::HeartbeatSeen { session: SessionNo(1) });
             append(&tape, &mut journal);
@@ -93,13 +93,24 @@ fn what_is_left_replays_and_what_is_gone_is_named() {
         assert_eq!((report.segments, report.gaps), (segments.len() as u64, 0));
         let loaded = crate::replay::load(folder.path()).unwrap().unwrap();
         assert_eq!(loaded.machine.state().to_parts(), tape.machine.state().to_parts());
+        assert_eq!(&loaded.causes, tape.recorder.causes());
 
         let before = segments[0].0;
         let found = ask(folder.path(), "m1");
         assert!(found.lines.is_empty());
         assert!(matches!(found.dropped, Some(Dropped { before: first, .. }) if first == before), "{found:?}");
         let found = ask(folder.path(), "open");
-        assert!(found.since_snapshot && found.lines[0].text.contains("open in the snapshot"), "{found:?}");
+        assert!(found.since_snapshot);
+        // The segments that had these records are gone.
+        let said: Vec<&str> = found.lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(
+            said[..2],
+            [
+                "message-arrived: the message being written (as the snapshot remembers)",
+                "open in the snapshot as m3 of s2"
+            ]
+        );
+        assert!(found.lines[0].record < before, "{found:?}");
         assert_eq!(found.dropped.unwrap().before, before);
         // A reader that listed the folder before the oldest went reads the rest.
         let mut listed = Segments::open(folder.path()).unwrap();

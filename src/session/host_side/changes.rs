@@ -17,17 +17,6 @@ pub struct Inserted {
     pub duplicate: bool,
 }
 
-/// What to do with the live rows (pending or paused) of a task, by its own id or its series' (contract 13).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TaskOrder {
-    /// Complete them; they do not recur.
-    Cancel,
-    /// Pending ones become paused.
-    Pause,
-    /// Paused ones become pending.
-    Resume,
-}
-
 /// One change of inbound.db.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -48,31 +37,6 @@ pub enum Change {
         tries: u32,
         /// Not due before this; `None` is now.
         process_after: Option<Wall>,
-    },
-    /// Sets or clears the cron expression of a message.
-    SetRecurrence {
-        /// The message.
-        id: String,
-        /// The expression.
-        recurrence: Option<String>,
-    },
-    /// Cancels, pauses or resumes a task.
-    Task {
-        /// The task's or its series' id.
-        id: String,
-        /// What to do.
-        order: TaskOrder,
-    },
-    /// Gives a live task new content and times.
-    RewriteTask {
-        /// The row's id.
-        id: String,
-        /// JSON text.
-        content: String,
-        /// Not due before this, in form A or B.
-        process_after: Option<String>,
-        /// Cron expression.
-        recurrence: Option<String>,
     },
     /// Records what became of an outbound message. One that has arrived stays so, whatever a later delivery came
     /// to; one that has not may arrive later (`message resend`).
@@ -132,16 +96,6 @@ pub(super) fn apply(db: &Connection, change: &Change) -> rusqlite::Result<usize>
                 "UPDATE messages_in SET status = 'pending', tries = ?2, process_after = ?3 WHERE id = ?1",
             )?
             .execute(params![id, tries, process_after.map(timestamp::iso)]),
-        Change::SetRecurrence { id, recurrence } => db
-            .prepare_cached("UPDATE messages_in SET recurrence = ?2 WHERE id = ?1")?
-            .execute(params![id, recurrence]),
-        Change::Task { id, order } => order_task(db, id, *order),
-        Change::RewriteTask { id, content, process_after, recurrence } => db
-            .prepare_cached(
-                "UPDATE messages_in SET content = ?2, process_after = ?3, recurrence = ?4 \
-                 WHERE id = ?1 AND kind = 'task' AND status IN ('pending', 'paused')",
-            )?
-            .execute(params![id, content, process_after, recurrence]),
         Change::RecordDelivered(delivered) => db
             .prepare_cached(
                 "INSERT INTO delivered (message_out_id, platform_message_id, status, delivered_at) \
@@ -164,24 +118,6 @@ pub(super) fn apply(db: &Connection, change: &Change) -> rusqlite::Result<usize>
             )?
             .execute(params![address.channel_type, address.platform_id, address.thread_id]),
     }
-}
-
-fn order_task(db: &Connection, id: &str, order: TaskOrder) -> rusqlite::Result<usize> {
-    let sql = match order {
-        TaskOrder::Cancel => {
-            "UPDATE messages_in SET status = 'completed', recurrence = NULL WHERE kind = 'task' \
-             AND status IN ('pending', 'paused') AND (id = ?1 OR series_id = ?1)"
-        }
-        TaskOrder::Pause => {
-            "UPDATE messages_in SET status = 'paused' WHERE kind = 'task' \
-             AND status = 'pending' AND (id = ?1 OR series_id = ?1)"
-        }
-        TaskOrder::Resume => {
-            "UPDATE messages_in SET status = 'pending' WHERE kind = 'task' \
-             AND status = 'paused' AND (id = ?1 OR series_id = ?1)"
-        }
-    };
-    db.prepare_cached(sql)?.execute([id])
 }
 
 fn replace_destinations(db: &Connection, destinations: &[Destination]) -> rusqlite::Result<usize> {

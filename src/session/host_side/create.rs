@@ -9,7 +9,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
@@ -83,23 +83,13 @@ impl FolderError {
     }
 }
 
-/// The user and group that own what the container writes; needed when the daemon is root and the container is
-/// not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// User number.
-    pub uid: u32,
-    /// Group number.
-    pub gid: u32,
-}
-
 /// Builds the nested session folder `root` whole: both databases, the attachment folders, the mount point and
 /// the links. It is complete and durable before it has its name. No part of the path may be a link: the data
 /// folder is made canonical once at the start.
 ///
 /// # Errors
 /// [`FolderError`]. What was built half is removed at the next try.
-pub fn create(root: &Path, owner: Option<Owner>) -> Result<SessionFolder, FolderError> {
+pub fn create(root: &Path) -> Result<SessionFolder, FolderError> {
     if root.symlink_metadata().is_ok() {
         return Err(FolderError::Exists { path: root.to_owned() });
     }
@@ -115,7 +105,7 @@ pub fn create(root: &Path, owner: Option<Owner>) -> Result<SessionFolder, Folder
         // Left by a crash; nobody but this function has ever seen it.
         fs::remove_dir_all(&temp).map_err(FolderError::io("remove", &temp))?;
     }
-    build(&temp, owner)?;
+    build(&temp)?;
     fs::rename(&temp, root).map_err(FolderError::io("rename into place", root))?;
     sync_folder(parent)?;
     Ok(SessionFolder::nested(root))
@@ -133,7 +123,7 @@ fn make_parents(folder: &Path) -> Result<(), FolderError> {
     Ok(())
 }
 
-fn build(temp: &Path, owner: Option<Owner>) -> Result<(), FolderError> {
+fn build(temp: &Path) -> Result<(), FolderError> {
     let folder = SessionFolder::nested(temp);
     let mount_point = folder.out_dir().join(IN);
     let folders = [
@@ -152,11 +142,6 @@ fn build(temp: &Path, owner: Option<Owner>) -> Result<(), FolderError> {
     for (name, target) in LINKS {
         let link = folder.out_dir().join(name);
         symlink(target, &link).map_err(FolderError::io("link", &link))?;
-    }
-    if let Some(owner) = owner {
-        for path in [folder.out_dir(), &folder.outbox_root(), &folder.outbound_db()] {
-            give_to(path, owner)?;
-        }
     }
     folders.iter().rev().try_for_each(|path| sync_folder(path))
 }
@@ -185,10 +170,6 @@ fn make_database(path: &Path, prepare: fn(&Connection) -> rusqlite::Result<()>) 
     make().map_err(|source| FolderError::Database { path: path.to_owned(), source })?;
     fs::set_permissions(path, fs::Permissions::from_mode(FILE_MODE))
         .map_err(FolderError::io("set the rights of", path))
-}
-
-fn give_to(path: &Path, owner: Owner) -> Result<(), FolderError> {
-    chown(path, Some(owner.uid), Some(owner.gid)).map_err(FolderError::io("change the owner of", path))
 }
 
 fn sync_folder(path: &Path) -> Result<(), FolderError> {
@@ -258,11 +239,7 @@ fn aside(name: &str, now: Wall) -> String {
 ///
 /// # Errors
 /// [`FolderError`]. Doing it again after an error completes it.
-pub fn set_aside_outbound(
-    folder: &SessionFolder,
-    owner: Option<Owner>,
-    now: Wall,
-) -> Result<Option<String>, FolderError> {
+pub fn set_aside_outbound(folder: &SessionFolder, now: Wall) -> Result<Option<String>, FolderError> {
     let path = folder.out_dir();
     let out = open_folder(CWD, path).map_err(FolderError::os("open", path))?;
     let moved = aside(OUTBOUND_DB, now);
@@ -284,9 +261,6 @@ pub fn set_aside_outbound(
         }
     }
     make_database(&temp, schema::prepare_outbound)?;
-    if let Some(owner) = owner {
-        give_to(&temp, owner)?;
-    }
     rustix::fs::renameat(CWD, &temp, &out, OUTBOUND_DB)
         .map_err(FolderError::os("put a new database into", path))?;
     rustix::fs::fsync(&out).map_err(FolderError::os("sync", path))?;

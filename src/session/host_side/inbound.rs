@@ -45,10 +45,41 @@ impl InboundWriteError {
         matches!(self, Self::Locked { .. })
     }
 
+    /// Whether the file is none that can be used, whatever is tried and however often.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    }
+
+    /// Whether it is the disk's or the system's trouble rather than the file's, so that it ends when there is room
+    /// again or an operator has seen to it.
+    pub fn may_pass(&self) -> bool {
+        let of_system = [
+            ErrorCode::DiskFull,
+            ErrorCode::SystemIoFailure,
+            ErrorCode::CannotOpen,
+            ErrorCode::ReadOnly,
+            ErrorCode::PermissionDenied,
+            ErrorCode::OutOfMemory,
+            ErrorCode::OperationInterrupted,
+            ErrorCode::SchemaChanged,
+        ];
+        self.is_locked() || self.code().is_some_and(|code| of_system.contains(&code))
+    }
+
+    fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Locked { .. } => None,
+            Self::Storage { source, .. } => source.sqlite_error_code(),
+        }
+    }
+
     /// What may be done about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Locked { .. } => "tried again later; if it lasts, end the container that holds the lock",
+            Self::Storage { .. } if self.is_damage() => {
+                "the file is damaged: mend it or put a copy back, then start the session"
+            }
             Self::Storage { .. } => {
                 "see that the disk has space and that the data folder is the daemon's own"
             }
@@ -133,34 +164,21 @@ impl InboundWriter {
         })
     }
 
-    /// A page of the pending rows in the order of insertion, from after `after` (0 for the first page).
+    /// A page of the pending rows that may wake the agent, or of those that may not, in the order of insertion, from
+    /// after `after` (0 for the first page).
     ///
     /// # Errors
     /// See [`InboundWriteError`].
-    pub fn pending_page(&self, after: i64, limit: usize) -> Result<Vec<PendingRow>, InboundWriteError> {
+    pub fn pending_page(
+        &self,
+        trigger: bool,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<PendingRow>, InboundWriteError> {
         self.read("list pending messages", |db| {
-            db.prepare_cached(
-                "SELECT rowid, id, seq, kind, timestamp, trigger, tries, process_after, recurrence, on_wake, \
-                 channel_type, platform_id, thread_id FROM messages_in \
-                 WHERE status = 'pending' AND rowid > ?1 ORDER BY rowid LIMIT ?2",
-            )?
-            .query_map(params![after, bound(limit)], pending_row)?
-            .collect()
-        })
-    }
-
-    /// The recurring rows that are completed and have no successor yet, oldest first (contract 16).
-    ///
-    /// # Errors
-    /// See [`InboundWriteError`].
-    pub fn finished_recurring(&self, limit: usize) -> Result<Vec<String>, InboundWriteError> {
-        self.read("list finished tasks", |db| {
-            db.prepare_cached(
-                "SELECT id FROM messages_in WHERE status = 'completed' AND recurrence IS NOT NULL \
-                 ORDER BY rowid LIMIT ?1",
-            )?
-            .query_map([bound(limit)], |row| row.get(0))?
-            .collect()
+            db.prepare_cached(PENDING_PAGE)?
+                .query_map(params![trigger, after, bound(limit)], pending_row)?
+                .collect()
         })
     }
 
@@ -169,39 +187,13 @@ impl InboundWriter {
     /// # Errors
     /// See [`InboundWriteError`].
     pub fn message(&self, id: &str) -> Result<Option<NewInbound>, InboundWriteError> {
-        Ok(self.messages("id = ?1", id)?.pop())
-    }
-
-    /// The live rows (pending or paused) of a task, by its own id or its series', oldest first.
-    ///
-    /// # Errors
-    /// See [`InboundWriteError`].
-    pub fn live_task(&self, id: &str) -> Result<Vec<NewInbound>, InboundWriteError> {
-        let live = "kind = 'task' AND status IN ('pending', 'paused') AND (id = ?1 OR series_id = ?1) \
-                    ORDER BY rowid";
-        self.messages(live, id)
-    }
-
-    fn messages(&self, condition: &str, id: &str) -> Result<Vec<NewInbound>, InboundWriteError> {
-        let sql = format!(
-            "SELECT id, kind, timestamp, status, process_after, recurrence, series_id, trigger, \
-             channel_type, platform_id, thread_id, content, source_session_id, on_wake \
-             FROM messages_in WHERE {condition}"
-        );
-        self.read("read messages", |db| db.prepare_cached(&sql)?.query_map([id], message_row)?.collect())
-    }
-
-    /// The session that the newest message from another agent group asks to answer to (contract 16).
-    ///
-    /// # Errors
-    /// See [`InboundWriteError`].
-    pub fn newest_source_session(&self, agent_group: &str) -> Result<Option<String>, InboundWriteError> {
-        self.read("look up a return address", |db| {
+        self.read("read a message", |db| {
             db.prepare_cached(
-                "SELECT source_session_id FROM messages_in WHERE channel_type = 'agent' AND platform_id = ?1 \
-                 AND source_session_id IS NOT NULL ORDER BY seq DESC LIMIT 1",
+                "SELECT id, kind, timestamp, status, process_after, recurrence, series_id, trigger, \
+                 channel_type, platform_id, thread_id, content, source_session_id, on_wake \
+                 FROM messages_in WHERE id = ?1",
             )?
-            .query_row([agent_group], |row| row.get(0))
+            .query_row([id], message_row)
             .optional()
         })
     }
@@ -276,6 +268,11 @@ pub fn heal(folder: &SessionFolder) -> Result<bool, InboundWriteError> {
     InboundWriter::open(folder).map(|_| true)
 }
 
+/// By name, since SQLite would rather go through the whole history by its rowids: what is pending is little beside it.
+const PENDING_PAGE: &str = "SELECT rowid, id, seq, kind, timestamp, trigger, tries, process_after, recurrence, \
+    on_wake, channel_type, platform_id, thread_id FROM messages_in INDEXED BY idx_messages_in_pending \
+    WHERE status = 'pending' AND (trigger <> 0) = ?1 AND rowid > ?2 ORDER BY rowid LIMIT ?3";
+
 /// Statements that are kept prepared: all that this file has, so none is ever parsed twice.
 const STATEMENTS: usize = 32;
 
@@ -347,4 +344,41 @@ fn delivered_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Delivered> {
         delivered: row.get::<_, String>(2)? == "delivered",
         delivered_at: row.get(3)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::host_side::create;
+
+    type Tested = Result<(), Box<dyn std::error::Error>>;
+
+    fn fresh() -> Result<(tempfile::TempDir, InboundWriter), Box<dyn std::error::Error>> {
+        let temp = tempfile::tempdir()?;
+        let path = temp.path().join("s");
+        create::create(&path)?;
+        let writer = InboundWriter::open(&SessionFolder::nested(&path))?;
+        Ok((temp, writer))
+    }
+
+    #[test]
+    fn a_commit_is_synced_with_the_removal_of_its_journal() -> Tested {
+        let (_temp, writer) = fresh()?;
+        let pragma =
+            |name: &str| writer.db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, String>(0));
+        let level: i64 = writer.db.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+        assert_eq!(level, 3, "3 is EXTRA");
+        assert_eq!(pragma("journal_mode")?, "delete");
+        Ok(())
+    }
+
+    #[test]
+    fn pending_rows_are_found_by_their_index_however_long_the_history_is() -> Tested {
+        let (_temp, writer) = fresh()?;
+        let mut plan = writer.db.prepare(&format!("EXPLAIN QUERY PLAN {PENDING_PAGE}"))?;
+        let steps: Vec<String> = plan.query_map([0, 0, 10], |row| row.get(3))?.collect::<Result<_, _>>()?;
+        let first = steps.first().ok_or("no plan")?;
+        assert!(first.contains("USING INDEX idx_messages_in_pending"), "{steps:?}");
+        Ok(())
+    }
 }

@@ -10,9 +10,9 @@ pub mod outbound;
 #[cfg(test)]
 mod tests;
 
-pub use changes::{Change, Inserted, TaskOrder};
+pub use changes::{Change, Inserted};
 pub use inbound::{InboundWriteError, InboundWriter, PendingRow, heal};
 pub use outbound::{
-    Cause, Cursor, Guard, Kind, MAX_ROWS, Malformed, OutboundReader, ReadAsk, Reading, Row, Unreadable,
-    backup, install_guards, recover,
+    Cause, Cursor, Guard, GuardError, Kind, MAX_ROWS, Malformed, OutboundReader, Owner, ReadAsk, Reading,
+    Row, Unreadable, backup, install_guards, recover,
 };

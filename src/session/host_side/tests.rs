@@ -35,7 +35,7 @@ impl Session {
     pub(super) fn new() -> Result<Self, Box<dyn std::error::Error>> {
         let temp = TempDir::new()?;
         let root = temp.path().canonicalize()?.join("group/sess-1-000001");
-        let folder = create::create(&root, None)?;
+        let folder = create::create(&root)?;
         Ok(Self { folder, root, temp })
     }
 

@@ -84,53 +84,128 @@ pub struct InboundReader {
     path: PathBuf,
     opening: Opening,
     kept: Option<(FileId, Connection)>,
+    wait: Wait,
+    rows_read: u64,
+}
+
+/// A pending row that is context only, without its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextRow {
+    /// Primary key.
+    pub id: String,
+    /// The number that the agent sees.
+    pub seq: Option<i64>,
+    /// Not due before this, as found.
+    pub process_after: Option<String>,
+    /// How often an attempt at it ended abnormally.
+    pub tries: i64,
 }
 
 /// All columns of a row that every host has made; what may lack in old files is appended by [`columns`].
 const COLUMNS: &str = "id, seq, kind, timestamp, status, process_after, recurrence, series_id, tries, \
                        trigger, platform_id, channel_type, thread_id, content, source_session_id";
 
+/// What can start a turn, is of the system or is for a first poll, in the order of its numbers; `on_wake` says which
+/// rows the last are.
+pub(super) fn startable(on_wake: &str) -> String {
+    format!(
+        "status = 'pending' AND (trigger IS NOT 0 OR kind = 'system' OR {on_wake} <> 0) ORDER BY seq, rowid"
+    )
+}
+
+/// What is context only, up to a number, in the order of the numbers.
+pub(super) fn context(on_wake: &str) -> String {
+    format!(
+        "status = 'pending' AND trigger = 0 AND kind <> 'system' AND {on_wake} = 0 \
+         AND (seq IS NULL OR seq <= ?1) ORDER BY seq, rowid"
+    )
+}
+
+/// The newest row of a chat.
+pub(super) const NEWEST_OF: &str = "channel_type = ?1 AND platform_id = ?2 ORDER BY seq DESC LIMIT 1";
+
 impl InboundReader {
     /// A reader; nothing is opened before the first query.
     pub fn new(folder: &SessionFolder, opening: Opening) -> Self {
-        Self { path: folder.inbound_db(), opening, kept: None }
+        Self { path: folder.inbound_db(), opening, kept: None, wait: Wait::Runner, rows_read: 0 }
     }
 
-    /// The rows to work on: pending, due at `now`, for this poll, oldest first, at most `limit`. `exclude`
-    /// names the ids that have an ack of any status; they take no place in the limit. `first_poll` lets
-    /// on-wake rows in (contract 9). Rows that are context only (`trigger` false) are among them.
+    /// A reader for a loop that has more to do than to wait: it is told of a lock within 100 ms.
+    pub fn brief(self) -> Self {
+        Self { wait: Wait::RunnerLoop, ..self }
+    }
+
+    /// The pending rows that can start a turn, are of the system or are for a first poll (contract 9), oldest first,
+    /// at most `limit`. Rows whose time is still to come are among them; those with a time that cannot be read, which
+    /// never comes, are not. `exclude` names the ids that have an ack of any status; they take no place in the limit.
     ///
     /// # Errors
     /// See [`InboundError`].
     pub fn pending(
         &mut self,
-        now: Wall,
-        first_poll: bool,
         limit: usize,
         exclude: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<InboundRow>, InboundError> {
-        self.query(|db| {
-            let on_wake = schema::has_column(db, "messages_in", "on_wake")?;
-            let sql = format!(
-                "SELECT {} FROM messages_in WHERE status = 'pending' ORDER BY seq, rowid",
-                columns(on_wake)
-            );
+        let mut read = 0;
+        let rows = self.query(|db| {
+            let on_wake = on_wake(db)?;
+            let sql = format!("SELECT {} FROM messages_in WHERE {}", columns(on_wake), startable(on_wake));
             let mut statement = db.prepare_cached(&sql)?;
             let mut found = statement.query([])?;
             let mut rows = Vec::new();
             while rows.len() < limit
                 && let Some(row) = found.next()?
             {
-                let due = timestamp::is_due(text(row, 5)?.as_deref(), now);
-                if !due || (!first_poll && row.get::<_, Option<i64>>(15)?.unwrap_or(0) != 0) {
-                    continue;
-                }
-                if !exclude(&text(row, 0)?.unwrap_or_default()) {
+                read += 1;
+                let comes = timestamp::is_due(text(row, 5)?.as_deref(), Wall(i64::MAX));
+                if comes && !exclude(&text(row, 0)?.unwrap_or_default()) {
                     rows.push(inbound_row(row)?);
                 }
             }
             Ok(rows)
-        })
+        });
+        self.rows_read += read;
+        rows
+    }
+
+    /// The pending rows that are context only, without their texts: those with a number of at most `up_to`, oldest
+    /// first, at most `limit`. `exclude` and unreadable times as for [`InboundReader::pending`].
+    ///
+    /// # Errors
+    /// See [`InboundError`].
+    pub fn pending_context(
+        &mut self,
+        up_to: Option<i64>,
+        limit: usize,
+        exclude: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Vec<ContextRow>, InboundError> {
+        let mut read = 0;
+        let rows = self.query(|db| {
+            let on_wake = on_wake(db)?;
+            let sql =
+                format!("SELECT id, seq, process_after, tries FROM messages_in WHERE {}", context(on_wake));
+            let mut statement = db.prepare_cached(&sql)?;
+            let mut found = statement.query([up_to])?;
+            let mut rows = Vec::new();
+            while rows.len() < limit
+                && let Some(row) = found.next()?
+            {
+                read += 1;
+                let (id, process_after) = (text(row, 0)?.unwrap_or_default(), text(row, 2)?);
+                if timestamp::is_due(process_after.as_deref(), Wall(i64::MAX)) && !exclude(&id) {
+                    let tries = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
+                    rows.push(ContextRow { id, seq: row.get(1)?, process_after, tries });
+                }
+            }
+            Ok(rows)
+        });
+        self.rows_read += read;
+        rows
+    }
+
+    /// How many rows [`InboundReader::pending`] and [`InboundReader::pending_context`] have gone through so far.
+    pub fn rows_read(&self) -> u64 {
+        self.rows_read
     }
 
     /// The pending rows of kind `system`, oldest first: answers to questions and to command requests, which
@@ -175,8 +250,7 @@ impl InboundReader {
         channel: &str,
         platform_id: &str,
     ) -> Result<Option<InboundRow>, InboundError> {
-        let condition = "channel_type = ?1 AND platform_id = ?2 ORDER BY seq DESC LIMIT 1";
-        Ok(self.rows(condition, &[channel, platform_id])?.pop())
+        Ok(self.rows(NEWEST_OF, &[channel, platform_id])?.pop())
     }
 
     /// The greatest number in the file, 0 when there is none; the runner's own numbers follow it (contract
@@ -255,15 +329,14 @@ impl InboundReader {
 
     fn rows(&mut self, condition: &str, values: &[&str]) -> Result<Vec<InboundRow>, InboundError> {
         self.query(|db| {
-            let on_wake = schema::has_column(db, "messages_in", "on_wake")?;
-            let sql = format!("SELECT {} FROM messages_in WHERE {condition}", columns(on_wake));
+            let sql = format!("SELECT {} FROM messages_in WHERE {condition}", columns(on_wake(db)?));
             db.prepare_cached(&sql)?.query_map(rusqlite::params_from_iter(values), inbound_row)?.collect()
         })
     }
 
     fn query<T>(&mut self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, InboundError> {
         let answer = match self.opening {
-            Opening::Fresh => open(&self.path).and_then(|db| ask(&db)),
+            Opening::Fresh => open(&self.path, self.wait).and_then(|db| ask(&db)),
             Opening::Kept => self.kept().and_then(ask),
         };
         answer.map_err(|source| {
@@ -279,22 +352,27 @@ impl InboundReader {
         let kept = match reuse {
             Some(kept) => kept,
             // A file replaced between the two calls is noticed at the next query.
-            None => (file.unwrap_or_default(), open(&self.path)?),
+            None => (file.unwrap_or_default(), open(&self.path, self.wait)?),
         };
         Ok(&self.kept.insert(kept).1)
     }
 }
 
-fn open(path: &std::path::Path) -> rusqlite::Result<Connection> {
+fn open(path: &std::path::Path, wait: Wait) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags)?;
-    Wait::Runner.install(&mut db)?;
+    wait.install(&mut db)?;
     db.pragma_update(None, "mmap_size", 0)?;
     Ok(db)
 }
 
-fn columns(on_wake: bool) -> String {
-    format!("{COLUMNS}, {}", if on_wake { "on_wake" } else { "0" })
+/// What says whether a row is for a first poll; a literal where old files have no such column.
+fn on_wake(db: &Connection) -> rusqlite::Result<&'static str> {
+    Ok(if schema::has_column(db, "messages_in", "on_wake")? { "coalesce(on_wake, 0)" } else { "0" })
+}
+
+fn columns(on_wake: &str) -> String {
+    format!("{COLUMNS}, {on_wake}")
 }
 
 /// Text of whatever type the column has; a number is written out, bytes that are no text are replaced.

@@ -7,5 +7,5 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
-pub use inbound::{InboundError, InboundReader, Opening};
+pub use inbound::{ContextRow, InboundError, InboundReader, Opening};
 pub use outbound::{Inserted, OutboundError, OutboundTx, OutboundWriter};

@@ -5,14 +5,13 @@
 //! Invariant: each transaction first compares the stored attempt with its own; an outlived runner changes
 //! nothing.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use crate::base::Wall;
 use crate::session::busy::Wait;
-use crate::session::rows::{Ack, AckStatus, Address, FACT_ATTEMPT, NewOutbound, ToolInFlight};
+use crate::session::rows::{AckStatus, Address, FACT_ATTEMPT, NewOutbound, ToolInFlight};
 use crate::session::{SessionFolder, schema, seq, timestamp};
 
 /// Why outbound.db could not be written or read.
@@ -28,8 +27,8 @@ pub enum OutboundError {
         /// The one that is stored.
         found: Option<String>,
     },
-    /// Somebody held the lock for longer than 5 s.
-    #[error("{path} was locked for more than 5 s")]
+    /// Somebody held the lock for longer than is waited for: 5 s, or 100 ms by a [brief](OutboundWriter::brief) writer.
+    #[error("{path} is locked by another process")]
     Busy {
         /// The file.
         path: PathBuf,
@@ -95,20 +94,14 @@ impl OutboundWriter {
         Ok(Self { path, db, fence })
     }
 
-    /// Makes this the attempt that owns the file, whatever was stored, and forgets the claims and the tool in
-    /// flight of those before, all in one transaction. Returns how many claims there were.
+    /// A writer for a loop that has more to do than to wait: it is told of a lock within 100 ms.
     ///
     /// # Errors
-    /// As [`OutboundWriter::transaction`].
-    pub fn take_over(&mut self, attempt: &str, now: Wall) -> Result<usize, OutboundError> {
-        let before = self.fence.take();
-        let done = self.transaction(now, |tx| {
-            tx.put_state(FACT_ATTEMPT, attempt)?;
-            tx.clear_tool()?;
-            tx.clear_stale_claims()
-        });
-        self.fence = if done.is_ok() { Some(attempt.to_owned()) } else { before };
-        done
+    /// [`OutboundError::Storage`].
+    pub fn brief(mut self) -> Result<Self, OutboundError> {
+        let set = Wait::RunnerLoop.install(&mut self.db);
+        set.map_err(|source| OutboundError::of(&self.path, "set how long locks are waited for", source))?;
+        Ok(self)
     }
 
     /// Does `work` in one transaction, which is committed when it returns `Ok` and rolled back otherwise.
@@ -150,42 +143,6 @@ impl OutboundWriter {
         })
     }
 
-    /// All ids that have an ack of any status. Acks are never pruned: prefer [`OutboundWriter::is_acked`].
-    ///
-    /// # Errors
-    /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
-    pub fn acked_ids(&self) -> Result<BTreeSet<String>, OutboundError> {
-        self.read("list acks", |db| {
-            db.prepare_cached("SELECT message_id FROM processing_ack")?
-                .query_map([], |row| row.get(0))?
-                .collect()
-        })
-    }
-
-    /// The ack of one message; `None` without one or with a status that nobody knows.
-    ///
-    /// # Errors
-    /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
-    pub fn ack_of(&self, message_id: &str) -> Result<Option<Ack>, OutboundError> {
-        self.read("look up an ack", |db| {
-            db.prepare_cached(
-                "SELECT message_id, status, status_changed, rowid FROM processing_ack WHERE message_id = ?1",
-            )?
-            .query_row([message_id], |row| {
-                let status: String = row.get(1)?;
-                let Some(status) = AckStatus::from_column(&status) else { return Ok(None) };
-                Ok(Some(Ack {
-                    message_id: row.get(0)?,
-                    status,
-                    status_changed: row.get(2)?,
-                    rowid: row.get(3)?,
-                }))
-            })
-            .optional()
-            .map(Option::flatten)
-        })
-    }
-
     /// A value of `session_state`.
     ///
     /// # Errors
@@ -223,6 +180,47 @@ impl OutboundWriter {
                 Ok((row.get(0)?, address))
             })
             .optional()
+        })
+    }
+
+    /// The content of the answer with this id.
+    ///
+    /// # Errors
+    /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
+    pub fn content_of(&self, id: &str) -> Result<Option<String>, OutboundError> {
+        self.read("look up an answer", |db| {
+            db.prepare_cached("SELECT content FROM messages_out WHERE id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// The greatest rowid of the answers, whoever wrote them; 0 when there is none.
+    ///
+    /// # Errors
+    /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
+    pub fn newest_rowid(&self) -> Result<i64, OutboundError> {
+        self.read("look for answers", |db| {
+            db.prepare_cached("SELECT coalesce(max(rowid), 0) FROM messages_out")?
+                .query_row([], |row| row.get(0))
+        })
+    }
+
+    /// Where the answers after this rowid go that say something: edits, reactions and rows of the system do not.
+    ///
+    /// # Errors
+    /// [`OutboundError::Busy`] and [`OutboundError::Storage`].
+    pub fn spoken_to_after(&self, rowid: i64) -> Result<Vec<Address>, OutboundError> {
+        self.read("look for answers", |db| {
+            db.prepare_cached(
+                "SELECT DISTINCT channel_type, platform_id FROM messages_out \
+                 WHERE rowid > ?1 AND kind IN ('chat', 'chat-sdk') \
+                 AND CASE WHEN json_valid(content) THEN json_extract(content, '$.operation') END IS NULL",
+            )?
+            .query_map([rowid], |row| {
+                Ok(Address { channel_type: row.get(0)?, platform_id: row.get(1)?, thread_id: None })
+            })?
+            .collect()
         })
     }
 

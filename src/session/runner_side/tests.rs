@@ -35,18 +35,13 @@ fn answer(id: &str) -> NewOutbound {
     }
 }
 
-fn pending(
-    reader: &mut InboundReader,
-    first: bool,
-    limit: usize,
-    acked: &[&str],
-) -> Result<String, super::InboundError> {
-    let rows = reader.pending(NOW, first, limit, &mut |id| acked.contains(&id))?;
+fn pending(reader: &mut InboundReader, limit: usize, acked: &[&str]) -> Result<String, super::InboundError> {
+    let rows = reader.pending(limit, &mut |id| acked.contains(&id))?;
     Ok(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(" "))
 }
 
 #[test]
-fn the_oldest_due_rows_come_first_and_acked_ones_take_no_place() -> Outcome {
+fn the_oldest_rows_come_first_and_acked_ones_take_no_place() -> Outcome {
     let (_temp, folder, host) = flat()?;
     host.execute_batch(
         "INSERT INTO messages_in (id, seq, kind, timestamp, content, status, process_after, on_wake, trigger)
@@ -58,17 +53,57 @@ fn the_oldest_due_rows_come_first_and_acked_ones_take_no_place() -> Outcome {
            ('e', 10, 'task', 't', '{}', 'pending', '2026-05-18T11:30:01+02:00', 0, 1),
            ('f', 12, 'task', 't', '{}', 'pending', 'tomorrow', 0, 1),
            ('g', 14, 'chat', 't', '{}', 'pending', NULL, 1, 1),
-           ('h', 16, 'chat', 't', '{}', 'pending', NULL, 0, 1);",
+           ('h', 16, 'system', 't', '{}', 'pending', NULL, 0, 0),
+           ('i', 18, 'chat', 't', '{}', 'pending', NULL, 0, 0),
+           ('j', 20, 'chat', 't', '{}', 'pending', 'tomorrow', 0, 0);",
     )?;
     for opening in [Opening::Fresh, Opening::Kept] {
         let mut reader = InboundReader::new(&folder, opening);
-        assert_eq!(pending(&mut reader, false, 10, &[])?, "a c d h");
-        assert_eq!(pending(&mut reader, true, 10, &[])?, "a c d g h");
-        assert_eq!(pending(&mut reader, false, 2, &["a", "c"])?, "d h");
-        assert_eq!(reader.max_seq()?, 16);
+        assert_eq!(pending(&mut reader, 10, &[])?, "a d e g h");
+        assert_eq!(pending(&mut reader, 2, &["a"])?, "d e");
+        let mut context = |up_to, limit, acked: &str| {
+            let rows = reader.pending_context(Some(up_to), limit, &mut |id| id == acked)?;
+            Ok::<_, super::InboundError>(rows.into_iter().map(|row| row.id).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(context(17, 10, "")?, "c");
+        assert_eq!(context(20, 10, "")?, "c i");
+        assert_eq!(context(20, 1, "c")?, "i");
+        assert_eq!(reader.rows_read(), 6 + 3 + 1 + 3 + 2);
+        assert_eq!(reader.max_seq()?, 20);
         assert_eq!(reader.by_seq(8)?.map(|row| row.id), Some("d".into()));
         assert_eq!(reader.tasks()?.len(), 3);
     }
+    Ok(())
+}
+
+#[test]
+fn only_answers_that_say_something_count_as_spoken() -> Outcome {
+    let (_temp, folder, _host) = flat()?;
+    let mut writer = OutboundWriter::open(&folder, None)?;
+    let row = |id: &str, kind: &str, chat: &str, content: &str| NewOutbound {
+        kind: kind.into(),
+        address: Address::new("cli", chat, Some("t".into())),
+        content: content.into(),
+        ..answer(id)
+    };
+    let mut put = |rows: &[NewOutbound]| {
+        writer.transaction(NOW, |tx| rows.iter().try_for_each(|row| tx.insert(row, 0).map(drop)))?;
+        writer.spoken_to_after(1)
+    };
+    let silent = [
+        row("o1", "chat", "before", r#"{"text":"x"}"#),
+        row("o2", "system", "task", r#"{"action":"schedule_task"}"#),
+        row("o3", "chat", "liked", r#"{"operation":"reaction","messageId":"1","emoji":"x"}"#),
+        row("o4", "chat", "edited", r#"{"operation":"edit","messageId":"1","text":"x"}"#),
+    ];
+    assert_eq!(put(&silent)?, []);
+    let spoken = [
+        row("o5", "chat", "told", r#"{"text":"the \"operation\":1"}"#),
+        row("o6", "chat-sdk", "asked", r#"{"type":"ask_question"}"#),
+        row("o7", "chat", "odd", "no json"),
+    ];
+    let chats: Vec<_> = put(&spoken)?.into_iter().filter_map(|address| address.platform_id).collect();
+    assert_eq!(chats, ["told", "asked", "odd"]);
     Ok(())
 }
 
@@ -80,7 +115,7 @@ fn an_old_file_without_on_wake_and_routing_is_read() -> Outcome {
          INSERT INTO messages_in (id, seq, kind, timestamp, content) VALUES ('a', 2, 'chat', 't', '{}');",
     )?;
     let mut reader = InboundReader::new(&folder, Opening::Kept);
-    assert_eq!(pending(&mut reader, false, 10, &[])?, "a");
+    assert_eq!(pending(&mut reader, 10, &[])?, "a");
     assert_eq!(reader.session_routing()?, None);
     Ok(())
 }
@@ -146,8 +181,7 @@ fn a_claim_skips_what_is_acked_and_a_release_touches_only_claims() -> Outcome {
     })?;
     assert_eq!(released, [true, false, false]);
     assert!(!writer.is_acked("a")?);
-    assert_eq!(writer.acked_ids()?.into_iter().collect::<Vec<_>>(), ["b", "done"]);
-    assert_eq!(writer.ack_of("b")?.map(|ack| ack.status), Some(AckStatus::Processing));
+    assert!(writer.is_acked("b")? && writer.is_acked("done")?);
     assert_eq!(writer.states_with_prefix("lamplighter.release.")?.len(), 1);
     Ok(())
 }
@@ -155,18 +189,24 @@ fn a_claim_skips_what_is_acked_and_a_release_touches_only_claims() -> Outcome {
 #[test]
 fn an_outlived_runner_is_fenced_and_changes_nothing() -> Outcome {
     let (_temp, folder, _host) = flat()?;
-    let mut old = OutboundWriter::open(&folder, None)?;
-    old.take_over("1.7", NOW)?;
+    let take_over = |attempt: &str| {
+        let stale = OutboundWriter::open(&folder, None)?.transaction(NOW, |tx| {
+            tx.put_state(FACT_ATTEMPT, attempt)?;
+            tx.clear_stale_claims()
+        })?;
+        Ok::<_, OutboundError>((OutboundWriter::open(&folder, Some(attempt.to_owned()))?, stale))
+    };
+    let (mut old, _) = take_over("1.7")?;
     old.transaction(NOW, |tx| tx.claim(&["a"]))?;
-    let mut new = OutboundWriter::open(&folder, None)?;
-    assert_eq!(new.take_over("1.9", NOW)?, 1);
+    let (new, stale) = take_over("1.9")?;
+    assert_eq!(stale, 1);
     let refused = old.transaction(NOW, |tx| tx.claim(&["b"]));
     assert!(
         matches!(refused, Err(OutboundError::Fenced { ref found, .. }) if found.as_deref() == Some("1.9"))
     );
     let mut tool_server = OutboundWriter::open(&folder, Some("1.9".into()))?;
     tool_server.transaction(NOW, |tx| tx.insert(&answer("o1"), 0))?;
-    assert!(new.acked_ids()?.is_empty());
+    assert!(!new.is_acked("a")? && !new.is_acked("b")?);
     assert_eq!(new.state(FACT_ATTEMPT)?.as_deref(), Some("1.9"));
     Ok(())
 }
@@ -203,5 +243,26 @@ fn state_and_tool_are_written_over_and_cleared() -> Outcome {
     })?;
     assert_eq!(gone, [true, false]);
     assert_eq!(writer.state("continuation:mock")?, None);
+    Ok(())
+}
+
+#[test]
+fn what_a_host_indexes_is_found_by_its_indexes() -> Outcome {
+    let db = Connection::open_in_memory()?;
+    crate::session::schema::prepare_inbound(&db)?;
+    for (condition, index) in [
+        (super::inbound::startable("on_wake"), "SCAN messages_in USING INDEX idx_messages_in_pending"),
+        (super::inbound::context("on_wake"), "SCAN messages_in USING INDEX idx_messages_in_pending"),
+        (super::inbound::NEWEST_OF.to_owned(), "SEARCH messages_in USING INDEX idx_messages_in_chat"),
+    ] {
+        let mut plan =
+            db.prepare(&format!("EXPLAIN QUERY PLAN SELECT content FROM messages_in WHERE {condition}"))?;
+        let values = vec!["x"; plan.parameter_count()];
+        let steps: Vec<String> = plan
+            .query_map(rusqlite::params_from_iter(values), |row| row.get(3))?
+            .collect::<Result<_, _>>()?;
+        // No sorting beside it either.
+        assert!(steps.len() == 1 && steps[0].starts_with(index), "{steps:?}");
+    }
     Ok(())
 }

@@ -92,6 +92,9 @@ pub enum Cause {
         /// The owner's number.
         found: u32,
     },
+    /// Whose it must be is not known yet.
+    #[error("whose it must be is not known until the engine answers")]
+    OwnerNotKnown,
     /// It is larger than allowed.
     #[error("it has {bytes} bytes, {allowed} are allowed")]
     TooLarge {
@@ -142,6 +145,7 @@ impl Cause {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Busy | Self::Replaced => "read again at the next event",
+            Self::OwnerNotKnown => "it is read when the engine has answered",
             Self::HotJournal => "recover from a copy when the attempt has ended; the next runner rolls back",
             Self::Wal => "in the container, set journal_mode=DELETE; or `session reset`",
             Self::WrongOwner { .. } => "give the file back to the container's user; or `session reset`",

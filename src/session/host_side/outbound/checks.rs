@@ -30,11 +30,22 @@ const CACHE_KIB: i32 = 64;
 /// So many steps of SQLite's virtual machine lie between two looks at the clock; about 50 µs.
 const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 
+/// Whose outbound.db must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Anybody's.
+    Any,
+    /// The container's user, who is this one, or the daemon's own: it makes the first file.
+    User(u32),
+    /// Nobody knows yet who the container's user is, so nothing is read.
+    NotKnown,
+}
+
 /// What outbound.db must be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard {
-    /// The container's user. Files of the daemon's own user are accepted too, since it makes the first one.
-    pub owner: Option<u32>,
+    /// Whose it is.
+    pub owner: Owner,
     /// The largest file that is read.
     pub max_bytes: u64,
     /// The longest time that one read may take, apart from up to 10 ms for the writer's lock.
@@ -44,7 +55,7 @@ pub struct Guard {
 impl Default for Guard {
     /// Any owner; 1 GiB, the bound of the whole folder (design 5); 500 ms, five hundred times a usual read.
     fn default() -> Self {
-        Self { owner: None, max_bytes: 1 << 30, budget: Duration::from_millis(500) }
+        Self { owner: Owner::Any, max_bytes: 1 << 30, budget: Duration::from_millis(500) }
     }
 }
 
@@ -62,8 +73,12 @@ pub(super) fn judge(path: &Path, found: &Stat, guard: &Guard) -> Result<(), Caus
         return Err(Cause::NotAFile { file: name_of(path), kind });
     }
     let own = rustix::process::geteuid().as_raw();
-    if guard.owner.is_some_and(|owner| found.st_uid != owner && found.st_uid != own) {
-        return Err(Cause::WrongOwner { found: found.st_uid });
+    match guard.owner {
+        Owner::NotKnown => return Err(Cause::OwnerNotKnown),
+        Owner::User(owner) if found.st_uid != owner && found.st_uid != own => {
+            return Err(Cause::WrongOwner { found: found.st_uid });
+        }
+        Owner::User(_) | Owner::Any => {}
     }
     let bytes = u64::try_from(found.st_size).unwrap_or(u64::MAX);
     if bytes > guard.max_bytes {

@@ -18,8 +18,8 @@ mod syscalls;
 
 pub use backup::backup;
 pub use cause::{Cause, Kind, Unreadable};
-pub use checks::Guard;
+pub use checks::{Guard, Owner};
 pub use decode::{Malformed, Row};
 pub use reader::{Cursor, MAX_ROWS, OutboundReader, ReadAsk, Reading};
 pub use recover::recover;
-pub use syscalls::install_guards;
+pub use syscalls::{GuardError, install_guards};

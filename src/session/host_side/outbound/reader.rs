@@ -175,6 +175,22 @@ impl OutboundReader {
         })
     }
 
+    /// The row of an id, wherever it stands.
+    ///
+    /// # Errors
+    /// As [`OutboundReader::read`].
+    pub fn find(&mut self, id: &str) -> Result<Option<Row>, Unreadable> {
+        self.with(|db, _| {
+            let mut place = db.prepare_cached("SELECT rowid FROM messages_out WHERE id = ?1 LIMIT 1")?;
+            let Some(rowid) = place.query_row([id], |row| row.get::<_, i64>(0)).optional()? else {
+                return Ok(None);
+            };
+            let row =
+                guarded(|sql| db.prepare_cached(sql)?.query_row([rowid, 1], decode::decode).optional())?;
+            Ok(row.filter(|row| row.rowid() == rowid && row.id() == Some(id)))
+        })
+    }
+
     /// Asks in a read transaction. A kept connection that fails is replaced once: the file may have changed
     /// below it.
     fn with<T>(
@@ -215,9 +231,7 @@ impl OutboundReader {
 }
 
 pub(super) fn open(path: &Path, file: (u64, u64), guard: &Guard) -> Result<Kept, Cause> {
-    if !syscalls::install_guards() {
-        return Err(Cause::Io("SQLite's open cannot be guarded on this system".into()));
-    }
+    syscalls::install_guards().map_err(|error| Cause::Io(error.to_string()))?;
     syscalls::take_opened();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
@@ -38,10 +39,21 @@ pub fn recover(
 ) -> Result<OutboundReader, Unreadable> {
     let original = folder.outbound_db();
     let copy = into.join(OUTBOUND_DB);
+    let before = marks(&original);
     copy_both(&original, &copy, into, &guard)
+        // Somebody writes after all: a copy of two moments is worth nothing.
+        .and_then(|()| if marks(&original) == before { Ok(()) } else { Err(Cause::Busy) })
         .and_then(|()| roll_back(&copy, &guard))
         .map_err(|cause| Unreadable { session: session.clone(), path: original, cause })?;
     Ok(OutboundReader::at(session.clone(), copy, guard))
+}
+
+/// By which it is seen that a database or its journal was written or replaced.
+fn marks(original: &Path) -> [Option<(u64, u64, i64, i64)>; 2] {
+    [original.to_owned(), journal_of(original)].map(|path| {
+        let found = fs::symlink_metadata(path).ok()?;
+        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    })
 }
 
 fn copy_both(original: &Path, copy: &Path, into: &Path, guard: &Guard) -> Result<(), Cause> {
@@ -103,9 +115,7 @@ fn copy_open(source: File, to: &Path, guard: &Guard) -> Result<(), Cause> {
 
 fn roll_back(copy: &Path, guard: &Guard) -> Result<(), Cause> {
     let of = |error: rusqlite::Error| Cause::of_sqlite(&error, copy, false);
-    if !super::install_guards() {
-        return Err(Cause::Io("SQLite's open cannot be guarded on this system".into()));
-    }
+    super::install_guards().map_err(|error| Cause::Io(error.to_string()))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW

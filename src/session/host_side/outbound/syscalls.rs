@@ -23,8 +23,8 @@ use crate::session::layout::OUTBOUND_DB;
 /// SQLite's shape of `open`.
 type Open = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
 
-/// Whether the hook is in place; unset before the first attempt.
-static INSTALLED: OnceLock<bool> = OnceLock::new();
+/// How the first attempt to put the hook in place ended.
+static INSTALLED: OnceLock<Result<(), GuardError>> = OnceLock::new();
 /// What SQLite called before. Set before the hook is, so that the hook always finds it.
 static REAL_OPEN: OnceLock<Open> = OnceLock::new();
 
@@ -37,6 +37,30 @@ pub(super) struct Opened {
     pub(super) wal: bool,
 }
 
+/// Why session files cannot be read safely by this build, or on this system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuardError {
+    /// It would map a file into memory that the container can cut short.
+    #[error("this program was built with SQLite's write-ahead log, which session files must never use")]
+    WriteAheadLog,
+    /// It has another way of opening files than was expected.
+    #[error("SQLite's way of opening files cannot be guarded on this system")]
+    NoHook,
+}
+
+impl GuardError {
+    /// What may be done about it.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::WriteAheadLog => {
+                "build it in its own folder, where .cargo/config.toml is found, or with \
+                 LIBSQLITE3_FLAGS=-DSQLITE_OMIT_WAL"
+            }
+            Self::NoHook => "run it on Linux or macOS, with the SQLite that it brings",
+        }
+    }
+}
+
 thread_local! {
     static OPENED: Cell<Option<Opened>> = const { Cell::new(None) };
 }
@@ -46,10 +70,25 @@ pub(super) fn take_opened() -> Option<Opened> {
     OPENED.take()
 }
 
-/// Puts our `open` into SQLite, once per process. Every reader does it; the daemon does it first thing,
-/// before other threads use SQLite. Returns whether the hook is in place.
-pub fn install_guards() -> bool {
-    *INSTALLED.get_or_init(|| install().is_some())
+/// Puts our `open` into SQLite, once per process, after a look at how SQLite was built. Every reader does it; the
+/// daemon does it first thing, before other threads use SQLite.
+///
+/// # Errors
+/// See [`GuardError`]; the same each time.
+pub fn install_guards() -> Result<(), GuardError> {
+    *INSTALLED.get_or_init(|| {
+        check_build(has_option(c"OMIT_WAL")).and_then(|()| install().ok_or(GuardError::NoHook))
+    })
+}
+
+fn check_build(without_wal: bool) -> Result<(), GuardError> {
+    if without_wal { Ok(()) } else { Err(GuardError::WriteAheadLog) }
+}
+
+/// Whether SQLite was built with this option, without its prefix.
+fn has_option(name: &CStr) -> bool {
+    // SAFETY: the argument is a C string, and the function only compares it with names that it knows.
+    unsafe { ffi::sqlite3_compileoption_used(name.as_ptr()) != 0 }
 }
 
 fn install() -> Option<()> {
@@ -169,8 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn a_build_with_the_write_ahead_log_is_refused_with_the_way_out() {
+        assert!(has_option(c"OMIT_WAL") && !has_option(c"OMIT_EVERYTHING"));
+        assert_eq!(check_build(true), Ok(()));
+        let refused = check_build(false).unwrap_err();
+        assert_eq!(refused, GuardError::WriteAheadLog);
+        assert!(refused.hint().contains("LIBSQLITE3_FLAGS=-DSQLITE_OMIT_WAL"), "{}", refused.hint());
+    }
+
+    #[test]
     fn the_hook_is_installed_once_and_stays() {
-        assert!(install_guards());
-        assert!(install_guards());
+        assert_eq!(install_guards(), Ok(()));
+        assert_eq!(install_guards(), Ok(()));
     }
 }

@@ -33,11 +33,11 @@ fn a_new_folder_is_complete_and_readable_in_both_layouts() -> Outcome {
 #[test]
 fn an_existing_folder_is_left_alone_and_a_half_built_one_is_built_again() -> Outcome {
     let session = Session::new()?;
-    assert!(matches!(create(&session.root, None), Err(FolderError::Exists { .. })));
+    assert!(matches!(create(&session.root), Err(FolderError::Exists { .. })));
     let parent = session.root.parent().ok_or("no parent")?;
     fs::create_dir_all(parent.join(".sess-2.new/in"))?;
     fs::write(parent.join(".sess-2.new/in/inbound.db"), "half")?;
-    let folder = create(&parent.join("sess-2"), None)?;
+    let folder = create(&parent.join("sess-2"))?;
     assert_eq!(InboundReader::new(&folder, Opening::Fresh).max_seq()?, 0);
     assert!(!parent.join(".sess-2.new").exists());
     Ok(())
@@ -70,7 +70,7 @@ fn a_reset_moves_the_database_and_its_journal_aside_and_starts_an_empty_one() ->
     let session = Session::new()?;
     session.answer(&["o1"])?;
     fs::write(session.folder.outbound_journal(), "hot")?;
-    let moved = set_aside_outbound(&session.folder, None, NOW)?;
+    let moved = set_aside_outbound(&session.folder, NOW)?;
     assert_eq!(moved.as_deref(), Some("outbound.db.1779096600000.aside"));
     let out = session.folder.out_dir();
     assert_eq!(fs::read_to_string(out.join("outbound.db.1779096600000.aside-journal"))?, "hot");
@@ -78,10 +78,10 @@ fn a_reset_moves_the_database_and_its_journal_aside_and_starts_an_empty_one() ->
     assert!(ids(&session.reader()?.read(&ALL)?).is_empty());
     fs::remove_file(session.folder.outbound_db())?;
     symlink("/etc/passwd", session.folder.outbound_db())?;
-    set_aside_outbound(&session.folder, None, NOW)?;
+    set_aside_outbound(&session.folder, NOW)?;
     assert_eq!(cause(&session)?, None);
     fs::remove_file(session.folder.outbound_db())?;
-    assert_eq!(set_aside_outbound(&session.folder, None, NOW)?, None);
+    assert_eq!(set_aside_outbound(&session.folder, NOW)?, None);
     assert_eq!(cause(&session)?, None);
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, FileType, Mode};
 
 use super::{ALL, Outcome, Session, cause, faults, ids, read_or_hang};
-use crate::session::host_side::outbound::{Cause, Guard, Kind, OutboundReader, ReadAsk};
+use crate::session::host_side::outbound::{Cause, Guard, Kind, OutboundReader, Owner, ReadAsk};
 
 fn not_a_file(file: &str, kind: Kind) -> Option<Cause> {
     Some(Cause::NotAFile { file: file.into(), kind })
@@ -80,7 +80,7 @@ fn shared_memory_and_log_files_are_never_opened() -> Outcome {
     for name in ["outbound.db-shm", "outbound.db-wal"] {
         let path = session.folder.out_dir().join(name);
         make_node(&path, FileType::Fifo, 0)?;
-        assert!(super::super::install_guards());
+        super::super::install_guards()?;
         let opened = rusqlite::Connection::open(&path).and_then(|db| db.execute_batch("SELECT 1 FROM x"));
         assert!(opened.is_err(), "{name}");
     }
@@ -96,7 +96,7 @@ fn a_file_of_a_stranger_is_refused_and_one_of_the_containers_user_is_read() -> O
         return Ok(());
     }
     for (owner, expected) in [(54_321, Some(Cause::WrongOwner { found: 12_345 })), (12_345, None)] {
-        let guard = Guard { owner: Some(owner), ..Guard::default() };
+        let guard = Guard { owner: Owner::User(owner), ..Guard::default() };
         let reader = OutboundReader::new(Session::name()?, &session.folder, guard);
         let (_, reading) = read_or_hang(reader)?;
         assert_eq!(reading.err().map(|e| e.cause), expected);
