@@ -3,7 +3,8 @@
 //! Invariant: oldest first. A batch takes up to N triggers and the context rows before the last of them.
 //! Invariant: no trigger, no batch. A row that is not due, or of the system, or held back hides nobody else.
 //! Invariant: a command is alone, and what came before it goes before it.
-//! Invariant: what was handed over together goes together again, as soon as all of it that is left is due.
+//! Invariant: what was handed over together goes together again, as soon as all of it that is left is due, but for
+//! what was set apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,7 +133,7 @@ pub fn choose(pending: Vec<Row>, held: &Held, rules: Rules<'_>, now: Wall) -> Ch
             if is_of_a_batch { members.push_of(&row.id).and_then(|at| again.get_mut(at)) } else { None };
         if let Some(push) = push {
             push.triggers |= row.trigger;
-            push.waits |= row.trigger && due > now;
+            push.waits |= row.trigger && due > now && due <= now + RETRY_LONGEST;
             push.rows.extend((due <= now).then_some(row));
         } else if due > now {
             // Its time comes.
@@ -161,7 +162,8 @@ pub fn choose(pending: Vec<Row>, held: &Held, rules: Rules<'_>, now: Wall) -> Ch
 struct Again {
     rows: Vec<Row>,
     triggers: bool,
-    /// One of its messages is not due yet.
+    /// One of its messages is not due yet, but before long. Those whose time is far off were set apart by the host,
+    /// which tries one of a batch alone to find out which of them ends the turn.
     waits: bool,
 }
 
@@ -344,6 +346,13 @@ mod tests {
         assert_eq!((ids(&choice.rows), choice.next_due), ("t3".to_owned(), Some(NOW + Ms::secs(5))));
         let choice = choose(pending.clone(), &Held::default(), rules, NOW + Ms::secs(5));
         assert_eq!(ids(&choice.rows), "c0 t1 t2");
+        pending[2].due = Some(NOW + Ms::minutes(60));
+        let choice = choose(pending.clone(), &Held::default(), rules, NOW);
+        assert_eq!(
+            (ids(&choice.rows).as_str(), choice.again),
+            ("c0 t1", handed.first().cloned()),
+            "t1 is tried alone"
+        );
         pending[2].due = None;
         let choice = choose(pending, &Held::default(), rules, NOW);
         assert_eq!(ids(&choice.rows), "c0 t1", "a time that never comes is not waited for");
