@@ -4,7 +4,8 @@
 //!
 //! Invariant: only additions. A file made here is read by NanoClaw's code, and the reverse.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
@@ -112,26 +113,29 @@ const OUTBOUND_ADDED: [(&str, &str, &str); 1] = [(
     "ALTER TABLE session_state ADD COLUMN updated_at TEXT NOT NULL DEFAULT ''",
 )];
 
-/// What a complete file of the host has, to tell with one look that nothing need be done.
-const INBOUND_OBJECTS: [&str; 7] = [
-    "messages_in",
-    "delivered",
-    "destinations",
-    "session_routing",
-    "idx_messages_in_series",
-    "idx_messages_in_pending",
-    "idx_messages_in_chat",
-];
-
 /// The tables of the runner's file.
 pub const OUTBOUND_TABLES: [&str; 4] = ["messages_out", "processing_ack", "session_state", "container_state"];
+
+/// One side's file.
+struct Side {
+    tables: &'static str,
+    indexes: &'static str,
+    added: &'static [(&'static str, &'static str, &'static str)],
+    /// The names of what a new file holds, each with the statement that SQLite keeps of it.
+    made: OnceLock<BTreeMap<String, String>>,
+}
+
+static INBOUND_SIDE: Side =
+    Side { tables: INBOUND, indexes: INBOUND_INDEXES, added: &INBOUND_ADDED, made: OnceLock::new() };
+static OUTBOUND_SIDE: Side =
+    Side { tables: OUTBOUND, indexes: "", added: &OUTBOUND_ADDED, made: OnceLock::new() };
 
 /// Makes or completes the host's file, in one transaction; writes nothing when it is complete.
 ///
 /// # Errors
 /// As SQLite reports them.
 pub fn prepare_inbound(db: &Connection) -> rusqlite::Result<()> {
-    prepare(db, &INBOUND_OBJECTS, &INBOUND_ADDED, INBOUND, INBOUND_INDEXES)
+    INBOUND_SIDE.prepare(db)
 }
 
 /// Makes or completes the runner's file, in one transaction; writes nothing when it is complete.
@@ -139,55 +143,69 @@ pub fn prepare_inbound(db: &Connection) -> rusqlite::Result<()> {
 /// # Errors
 /// As SQLite reports them.
 pub fn prepare_outbound(db: &Connection) -> rusqlite::Result<()> {
-    prepare(db, &OUTBOUND_TABLES, &OUTBOUND_ADDED, OUTBOUND, "")
+    OUTBOUND_SIDE.prepare(db)
 }
 
-fn prepare(
-    db: &Connection,
-    objects: &[&str],
-    added: &[(&str, &str, &str)],
-    tables: &str,
-    indexes: &str,
-) -> rusqlite::Result<()> {
-    if is_complete(db, objects, added)? {
-        return Ok(());
+impl Side {
+    fn prepare(&self, db: &Connection) -> rusqlite::Result<()> {
+        if self.is_complete(db)? {
+            return Ok(());
+        }
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        let done = self.complete(db).and_then(|()| db.execute_batch("COMMIT"));
+        if done.is_err() && !db.is_autocommit() {
+            // The first error is the one to report; closing the connection rolls back too.
+            let _ = db.execute_batch("ROLLBACK");
+        }
+        done
     }
-    db.execute_batch("BEGIN IMMEDIATE")?;
-    let done = complete(db, added, tables, indexes).and_then(|()| db.execute_batch("COMMIT"));
-    if done.is_err() && !db.is_autocommit() {
-        // The first error is the one to report; closing the connection rolls back too.
-        let _ = db.execute_batch("ROLLBACK");
-    }
-    done
-}
 
-fn is_complete(db: &Connection, objects: &[&str], added: &[(&str, &str, &str)]) -> rusqlite::Result<bool> {
-    let mut names = db.prepare("SELECT name FROM sqlite_schema")?;
-    let names: BTreeSet<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    if !objects.iter().all(|object| names.contains(*object)) {
-        return Ok(false);
-    }
-    for (table, column, _) in added {
-        if !has_column(db, table, column)? {
+    /// With one query where the file was made by these statements, as nearly all are; an older one is looked at column
+    /// by column.
+    fn is_complete(&self, db: &Connection) -> rusqlite::Result<bool> {
+        let made = self.made()?;
+        let found = statements(db)?;
+        if !made.keys().all(|name| found.contains_key(name)) {
             return Ok(false);
         }
+        if made.iter().all(|(name, sql)| found.get(name) == Some(sql)) {
+            return Ok(true);
+        }
+        for (table, column, _) in self.added {
+            if !has_column(db, table, column)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
-    Ok(true)
+
+    fn made(&self) -> rusqlite::Result<&BTreeMap<String, String>> {
+        if let Some(made) = self.made.get() {
+            return Ok(made);
+        }
+        let db = Connection::open_in_memory()?;
+        db.execute_batch(self.tables)?;
+        db.execute_batch(self.indexes)?;
+        let made = statements(&db)?;
+        Ok(self.made.get_or_init(|| made))
+    }
+
+    fn complete(&self, db: &Connection) -> rusqlite::Result<()> {
+        db.execute_batch(self.tables)?;
+        for (table, column, sql) in self.added {
+            if !has_column(db, table, column)? {
+                db.execute_batch(sql)?;
+            }
+        }
+        db.execute_batch(self.indexes)
+    }
 }
 
-fn complete(
-    db: &Connection,
-    added: &[(&str, &str, &str)],
-    tables: &str,
-    indexes: &str,
-) -> rusqlite::Result<()> {
-    db.execute_batch(tables)?;
-    for (table, column, sql) in added {
-        if !has_column(db, table, column)? {
-            db.execute_batch(sql)?;
-        }
-    }
-    db.execute_batch(indexes)
+/// All tables and indexes that a statement made.
+fn statements(db: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
+    db.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
 /// Whether a table has a column.

@@ -132,7 +132,7 @@ pub fn choose(pending: Vec<Row>, held: &Held, rules: Rules<'_>, now: Wall) -> Ch
         let push =
             if is_of_a_batch { members.push_of(&row.id).and_then(|at| again.get_mut(at)) } else { None };
         if let Some(push) = push {
-            push.triggers |= row.trigger;
+            push.triggers |= row.trigger && due <= now;
             push.waits |= row.trigger && due > now && due <= now + RETRY_LONGEST;
             push.rows.extend((due <= now).then_some(row));
         } else if due > now {
@@ -161,6 +161,7 @@ pub fn choose(pending: Vec<Row>, held: &Held, rules: Rules<'_>, now: Wall) -> Ch
 #[derive(Default)]
 struct Again {
     rows: Vec<Row>,
+    /// One of its messages is due.
     triggers: bool,
     /// One of its messages is not due yet, but before long. Those whose time is far off were set apart by the host,
     /// which tries one of a batch alone to find out which of them ends the turn.
@@ -353,6 +354,10 @@ mod tests {
             ("c0 t1", handed.first().cloned()),
             "t1 is tried alone"
         );
+        pending[1].due = Some(NOW + Ms::minutes(60));
+        let choice = choose(pending.clone(), &Held::default(), rules, NOW);
+        assert_eq!((ids(&choice.rows).as_str(), choice.again), ("t3", None), "both are set apart");
+        pending[1].due = Some(Wall::default());
         pending[2].due = None;
         let choice = choose(pending, &Held::default(), rules, NOW);
         assert_eq!(ids(&choice.rows), "c0 t1", "a time that never comes is not waited for");
@@ -404,5 +409,49 @@ mod tests {
         assert_eq!(held.until("t1", clock_set_back), Wall::default());
         held.retain(&BTreeSet::from(["t2"]));
         assert_eq!(held.tries("t1"), 0);
+    }
+
+    proptest::proptest! {
+        /// What is due is never held up by what is not: neither by other rows nor by what it was handed over with, but
+        /// for those whose time comes before long.
+        #[test]
+        fn something_is_chosen_whenever_something_can_be(
+            times in proptest::collection::vec(0..4_usize, 1..8),
+            kinds in proptest::collection::vec(0..2_usize, 8),
+            pushed in proptest::collection::vec(0..4_usize, 8),
+        ) {
+            let times_of = [Some(Wall::default()), Some(NOW + Ms::secs(5)), Some(NOW + Ms::minutes(60)), None];
+            let mut handed = Handed::default();
+            let pending: Vec<Row> = times
+                .iter()
+                .enumerate()
+                .map(|(n, &time)| {
+                    let mut row = row(&format!("{}{n}", ["t", "c"][kinds[n]]));
+                    row.due = times_of[time];
+                    row
+                })
+                .collect();
+            for push in 1..4 {
+                let rows: Vec<&str> =
+                    pending.iter().enumerate().filter(|(n, _)| pushed[*n] == push).map(|(_, row)| row.id.as_str()).collect();
+                let triggers: Vec<&str> = rows.iter().copied().filter(|id| id.starts_with('t')).collect();
+                handed.add(&rows, &triggers, 0);
+            }
+            let handed = handed.without(&[]);
+            let rules = Rules { handed: &handed, ..RULES };
+            let is_due = |row: &Row| row.due.is_some_and(|due| due <= NOW);
+            let waits = |push: usize| {
+                pending.iter().enumerate().any(|(n, row)| {
+                    pushed[n] == push && row.trigger && row.due == Some(NOW + Ms::secs(5))
+                })
+            };
+            let can = pending
+                .iter()
+                .enumerate()
+                .any(|(n, row)| row.trigger && is_due(row) && (pushed[n] == 0 || !waits(pushed[n])));
+            let choice = choose(pending.clone(), &Held::default(), rules, NOW);
+            proptest::prop_assert_eq!(!choice.rows.is_empty(), can);
+            proptest::prop_assert!(choice.rows.iter().all(is_due));
+        }
     }
 }

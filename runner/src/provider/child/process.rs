@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_kill_reaches_those_that_have_left_the_group() -> Result<(), Box<dyn Error>> {
-        let script = "setsid sh -c 'echo \"{$$\"; exec sleep 300' & trap '' TERM; wait; wait";
+        let script = "trap '' TERM; setsid sh -c 'echo \"{$$\"; exec sleep 300' & wait; wait";
         let (process, inbox) = shell(script)?;
         let News::Line(line) = next(&inbox) else { return Err("no line".into()) };
         let grandchild = Pid::from_raw(line.trim_start_matches('{').parse()?).ok_or("no pid")?;
