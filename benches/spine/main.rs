@@ -258,6 +258,14 @@ fn insert_in(db: &Connection, n: usize) {
     .unwrap();
 }
 
+/// As the host does once a turn is over: what stays pending would be looked at again each time.
+fn complete_in(db: &Connection, n: usize) {
+    db.prepare_cached("UPDATE messages_in SET status = 'completed' WHERE id = ?1")
+        .unwrap()
+        .execute([format!("i{n}")])
+        .unwrap();
+}
+
 /// The claim is a commit too, so the floor commits one.
 fn inbound_to_claim() {
     let root = tempfile::tempdir_in(".").unwrap();
@@ -337,6 +345,7 @@ fn inbound_to_claim() {
             while !is_completed(n) {
                 await_removal(&own_watch, "outbound.db-journal");
             }
+            complete_in(&db, n);
             if round > 0 {
                 ours.push(at.saturating_duration_since(done));
             }
@@ -347,6 +356,7 @@ fn inbound_to_claim() {
             insert_in(&other_db, n);
             let done = Instant::now();
             floor.push(wait(&floor_watch, &floor_claimed, n).saturating_duration_since(done));
+            complete_in(&other_db, n);
         }
     }
     pair("inbound commit -> runner's claim committed", &mut ours, &mut floor);

@@ -326,9 +326,13 @@ impl Desk {
             }
         };
         let is_late = late.is_some();
-        self.write(facts, now, 0, |tx| {
+        let is_ours = self.write(facts, now, 0, |tx| {
+            // The tool that waits may have taken it between the look and now.
+            if tx.claim(&[&row.id])?.is_empty() {
+                return Ok(false);
+            }
             tx.ack(&row.id, AckStatus::Completed)?;
-            let Some(late) = late else { return Ok(()) };
+            let Some(late) = late else { return Ok(true) };
             let mut all = read_late(tx.state(FACT_LATE)?.as_deref());
             all.push(late);
             let surplus = all.len().saturating_sub(MAX_LATE);
@@ -338,8 +342,12 @@ impl Desk {
                 all.remove(0);
                 text = serde_json::to_string(&all).unwrap_or_default();
             }
-            tx.put_state(FACT_LATE, &text)
+            tx.put_state(FACT_LATE, &text)?;
+            Ok(true)
         })?;
+        if !is_ours {
+            return Ok(());
+        }
         let what =
             if is_late { "an answer came after its question had timed out" } else { "nobody waits for it" };
         self.log.info("a row of the system is done with", &[("id", &row.id), ("reason", &what)]);
@@ -415,4 +423,38 @@ pub fn late_answer(row: &InboundRow) -> Option<(String, String)> {
 fn title_of(content: &str) -> Option<String> {
     let value: Value = serde_json::from_str(content).ok()?;
     value.get("title")?.as_str().map(short)
+}
+
+#[cfg(test)]
+mod tests {
+    use lamplighter::session::runner_side::Opening;
+    use lamplighter::session::{SessionFolder, schema};
+
+    use super::*;
+    use crate::log::Level;
+
+    #[test]
+    fn an_answer_that_its_tool_has_taken_meanwhile_is_not_told_as_late()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let root = tempfile::tempdir()?;
+        let folder = SessionFolder::flat(root.path());
+        schema::prepare_inbound(&rusqlite::Connection::open(folder.inbound_db())?)?;
+        let inbound = InboundReader::new(&folder, Opening::Kept);
+        let outbound = OutboundWriter::open(&folder, None)?;
+        let mut desk = Desk::new(inbound, outbound, "mock".into(), None, Log::new(Level::Error));
+        let answer = |id: &str| InboundRow {
+            id: id.into(),
+            kind: "system".into(),
+            content: r#"{"type":"question_response","questionId":"q","selectedOption":"n"}"#.into(),
+            ..InboundRow::default()
+        };
+        // The look found both; then the tool took the first.
+        desk.outbound.transaction::<_, OutboundError>(Wall(0), |tx| tx.ack("a", AckStatus::Completed))?;
+        desk.consume(&answer("a"), Facts::default(), Wall(0))?;
+        assert_eq!(desk.late()?, []);
+        desk.consume(&answer("b"), Facts::default(), Wall(0))?;
+        assert_eq!(desk.late()?.len(), 1);
+        assert!(desk.outbound.is_acked("b")?);
+        Ok(())
+    }
 }

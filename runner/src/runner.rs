@@ -161,8 +161,8 @@ impl Runner {
     pub fn run(mut self) -> Result<(), RunError> {
         let done = self.run_loop();
         self.close_query(Query::abort);
-        if let Some(script) = &self.script {
-            script.kill();
+        if let Some(script) = self.script.take() {
+            script.end();
         }
         done
     }
@@ -249,7 +249,10 @@ impl Runner {
         Ok(match event {
             Event::Provider(event) => Some(self.news(event)?),
             // One that was killed decided nothing.
-            Event::Script(id, outcome) => self.script.is_some().then(|| self.script_ended(id, outcome)),
+            Event::Script(id, outcome) => {
+                let decides = self.script.as_ref().is_some_and(|script| !script.is_killed());
+                decides.then(|| self.script_ended(id, outcome))
+            }
             Event::Stop => {
                 self.stop_by.get_or_insert_with(|| Instant::now() + STOP_AT_MOST);
                 Some(Input::StopAsked)
@@ -379,7 +382,7 @@ impl Runner {
             Effect::Clear { id } => self.clear(&id, now)?,
             Effect::RunScript { id } => return Ok(self.run_script(id)),
             Effect::KillScript => {
-                if let Some(script) = self.script.take() {
+                if let Some(script) = &self.script {
                     script.kill();
                 }
             }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -46,12 +47,25 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Running {
     kill: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Running {
     /// Ends the script soon; its outcome is reported all the same.
     pub fn kill(&self) {
         self.kill.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked to end.
+    pub fn is_killed(&self) -> bool {
+        self.kill.load(Ordering::Acquire)
+    }
+
+    /// Ends the script and waits until nothing of it is left, about a second at most.
+    pub fn end(self) {
+        self.kill();
+        // Its thread reports all that may go wrong; one that panicked has said so.
+        let _ = self.thread.join();
     }
 }
 
@@ -66,15 +80,15 @@ pub fn run(
     report: impl FnOnce(Outcome) + Send + 'static,
 ) -> io::Result<Running> {
     let kill = Arc::new(AtomicBool::new(false));
-    let running = Running { kill: Arc::clone(&kill) };
-    std::thread::Builder::new().name("script".to_owned()).spawn(move || {
-        let outcome = match execute(&script, &folder, timeout, &kill) {
+    let killed = Arc::clone(&kill);
+    let thread = std::thread::Builder::new().name("script".to_owned()).spawn(move || {
+        let outcome = match execute(&script, &folder, timeout, &killed) {
             Ok(output) => decide(&output),
             Err(reason) => Outcome::Broken(reason),
         };
         report(outcome);
     })?;
-    Ok(running)
+    Ok(Running { kill, thread })
 }
 
 /// Runs it to its end and returns what it wrote to its standard output.
@@ -356,6 +370,23 @@ mod tests {
         running.kill();
         let outcome = receive.recv_timeout(Duration::from_secs(10))?;
         assert_eq!(outcome, Outcome::Broken("the runner was asked to stop".to_owned()));
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_of_a_script_is_left_once_its_end_was_waited_for() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let note = folder.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {0}.new; mv {0}.new {0}; wait", note.display());
+        let running = run(script, PathBuf::from("/"), DEFAULT_TIMEOUT, |_| ())?;
+        let by = Instant::now() + Duration::from_secs(10);
+        while !note.exists() && Instant::now() < by {
+            std::thread::yield_now();
+        }
+        let pid: i32 = std::fs::read_to_string(note)?.trim().parse()?;
+        assert!(!running.is_killed() && lives(pid));
+        running.end();
+        assert!(!lives(pid));
         Ok(())
     }
 }

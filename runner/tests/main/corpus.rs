@@ -205,11 +205,12 @@ fn shortest(mut run: impl FnMut()) -> Duration {
     (0..5).map(once).min().unwrap_or_default()
 }
 
-/// Four times the input may take ten times as long; quadratic work takes sixteen times as long.
+/// Sixteen times the input may take 64 times as long: larger pieces of memory cost more, and quadratic work takes 256
+/// times as long.
 fn grows_linearly(name: &str, input: fn(usize) -> String, mut run: impl FnMut(&str)) {
-    const SMALL: usize = 40_000;
-    const FACTOR: f64 = 10.0;
-    let (small, large) = (input(SMALL), input(4 * SMALL));
+    const SMALL: usize = 20_000;
+    const FACTOR: f64 = 64.0;
+    let (small, large) = (input(SMALL), input(16 * SMALL));
     let mut ratio = f64::INFINITY;
     // Once more when something else had the caches just then.
     for _ in 0..5 {
@@ -219,7 +220,7 @@ fn grows_linearly(name: &str, input: fn(usize) -> String, mut run: impl FnMut(&s
             return;
         }
     }
-    panic!("{name}: four times the input takes {ratio:.1} times as long");
+    panic!("{name}: sixteen times the input takes {ratio:.1} times as long");
 }
 
 #[test]
