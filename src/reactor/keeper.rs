@@ -550,7 +550,8 @@ impl Keeper {
 
     fn visit_dormant(&mut self, no: SessionNo) {
         let Some(dormant) = self.dormant.get_mut(&no) else { return };
-        let found = Signature::of(&dormant.place.folder);
+        // Nobody is there whose life the third file could tell of.
+        let found = Signature::of_rows(&dormant.place.folder);
         let changed = dormant.seen.is_some_and(|seen| seen.differs_in_rows(&found));
         dormant.seen = Some(found);
         if changed {
