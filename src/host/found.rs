@@ -8,7 +8,7 @@ use crate::base::{MessageNo, SessionName};
 use crate::machine::input::{Input, PendingRow, SessionFound};
 use crate::machine::policy::INBOX_MAX;
 use crate::session::SessionFolder;
-use crate::session::host_side::{InboundWriteError, InboundWriter};
+use crate::session::host_side::{self, InboundWriteError, InboundWriter};
 use crate::session::rows::Address;
 
 /// Pending rows read in one page.
@@ -71,24 +71,40 @@ pub fn read(
 /// The pending rows in the order of insertion, and whether these are all.
 fn pending(writer: &InboundWriter) -> Result<(Vec<PendingRow>, bool), InboundWriteError> {
     let mut rows = Vec::new();
-    let mut whole = true;
-    for trigger in [true, false] {
-        let mut after = 0;
-        loop {
-            let room = PENDING_MAX - rows.len();
-            let page = writer.pending_page(trigger, after, PAGE.min(room + 1))?;
-            let Some(last) = page.last() else { break };
-            after = last.rowid;
-            let more = page.len() > room;
-            rows.extend(page.into_iter().take(room));
-            if more {
-                whole = false;
-                break;
-            }
+    // One query, where nearly always all of them fit.
+    let whole = take(writer, None, &mut rows)?;
+    if !whole {
+        rows.clear();
+        for trigger in [true, false] {
+            take(writer, Some(trigger), &mut rows)?;
+        }
+        rows.sort_by_key(|row| row.rowid);
+    }
+    Ok((rows.into_iter().map(facts::of_pending).collect(), whole))
+}
+
+/// Adds pending rows up to [`PENDING_MAX`]. Returns whether these were all of them.
+fn take(
+    writer: &InboundWriter,
+    trigger: Option<bool>,
+    rows: &mut Vec<host_side::PendingRow>,
+) -> Result<bool, InboundWriteError> {
+    let mut after = 0;
+    loop {
+        let room = PENDING_MAX - rows.len();
+        let asked = PAGE.min(room + 1);
+        let page = writer.pending_page(trigger, after, asked)?;
+        let Some(last) = page.last() else { return Ok(true) };
+        after = last.rowid;
+        let found = page.len();
+        rows.extend(page.into_iter().take(room));
+        if found > room {
+            return Ok(false);
+        }
+        if found < asked {
+            return Ok(true);
         }
     }
-    rows.sort_by_key(|row| row.rowid);
-    Ok((rows.into_iter().map(facts::of_pending).collect(), whole))
 }
 
 #[cfg(test)]

@@ -127,6 +127,8 @@ pub struct PendingRow {
 pub struct InboundWriter {
     path: PathBuf,
     db: Connection,
+    /// Whether the connection is set up for writing; one that only reads needs none of that.
+    writes: bool,
 }
 
 impl InboundWriter {
@@ -137,7 +139,7 @@ impl InboundWriter {
     pub fn open(folder: &SessionFolder) -> Result<Self, InboundWriteError> {
         let path = folder.inbound_db();
         match open(&path) {
-            Ok(db) => Ok(Self { path, db }),
+            Ok(db) => Ok(Self { path, db, writes: false }),
             Err(source) => Err(InboundWriteError::of(&path, "open the database", source)),
         }
     }
@@ -164,14 +166,14 @@ impl InboundWriter {
         })
     }
 
-    /// A page of the pending rows that may wake the agent, or of those that may not, in the order of insertion, from
-    /// after `after` (0 for the first page).
+    /// A page of the pending rows that may wake the agent, of those that may not, or without `trigger` of both, in the
+    /// order of insertion, from after `after` (0 for the first page).
     ///
     /// # Errors
     /// See [`InboundWriteError`].
     pub fn pending_page(
         &self,
-        trigger: bool,
+        trigger: Option<bool>,
         after: i64,
         limit: usize,
     ) -> Result<Vec<PendingRow>, InboundWriteError> {
@@ -203,6 +205,9 @@ impl InboundWriter {
     /// # Errors
     /// See [`InboundWriteError`].
     pub fn delivered<S: AsRef<str>>(&self, ids: &[S]) -> Result<Vec<Delivered>, InboundWriteError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         self.read("look up deliveries", |db| {
             let mut statement = db.prepare_cached(
                 "SELECT message_out_id, platform_message_id, status, delivered_at FROM delivered \
@@ -244,7 +249,10 @@ impl InboundWriter {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, InboundWriteError> {
         let db = &self.db;
-        let done = db.execute_batch("BEGIN IMMEDIATE").and_then(|()| work(db)).and_then(|value| {
+        let ready = if self.writes { Ok(()) } else { set_up(db) };
+        self.writes = ready.is_ok();
+        let begun = ready.and_then(|()| db.execute_batch("BEGIN IMMEDIATE"));
+        let done = begun.and_then(|()| work(db)).and_then(|value| {
             db.execute_batch("COMMIT")?;
             Ok(value)
         });
@@ -271,7 +279,7 @@ pub fn heal(folder: &SessionFolder) -> Result<bool, InboundWriteError> {
 /// By name, since SQLite would rather go through the whole history by its rowids: what is pending is little beside it.
 const PENDING_PAGE: &str = "SELECT rowid, id, seq, kind, timestamp, trigger, tries, process_after, recurrence, \
     on_wake, channel_type, platform_id, thread_id FROM messages_in INDEXED BY idx_messages_in_pending \
-    WHERE status = 'pending' AND (trigger <> 0) = ?1 AND rowid > ?2 ORDER BY rowid LIMIT ?3";
+    WHERE status = 'pending' AND coalesce((trigger <> 0) = ?1, 1) AND rowid > ?2 ORDER BY rowid LIMIT ?3";
 
 /// Statements that are kept prepared: all that this file has, so none is ever parsed twice.
 const STATEMENTS: usize = 32;
@@ -281,13 +289,18 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags)?;
     Wait::HostWrite.install(&mut db)?;
-    db.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
-    db.pragma_update(None, "synchronous", "EXTRA")?;
-    db.pragma_update(None, "mmap_size", 0)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     // Reads the schema, and thereby rolls back a hot journal.
     schema::prepare_inbound(&db)?;
     Ok(db)
+}
+
+/// What a commit must be: rolled back by a journal that is deleted, durable with the journal's removal, and not through
+/// memory that is mapped. Reading maps nothing either: that is SQLite's own default.
+fn set_up(db: &Connection) -> rusqlite::Result<()> {
+    db.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+    db.pragma_update(None, "synchronous", "EXTRA")?;
+    db.pragma_update(None, "mmap_size", 0)
 }
 
 fn bound(limit: usize) -> i64 {
@@ -363,7 +376,8 @@ mod tests {
 
     #[test]
     fn a_commit_is_synced_with_the_removal_of_its_journal() -> Tested {
-        let (_temp, writer) = fresh()?;
+        let (_temp, mut writer) = fresh()?;
+        writer.insert_if_absent(&NewInbound::new("a", "chat", "t", Address::default(), "{}"))?;
         let pragma =
             |name: &str| writer.db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, String>(0));
         let level: i64 = writer.db.query_row("PRAGMA synchronous", [], |row| row.get(0))?;

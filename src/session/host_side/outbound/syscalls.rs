@@ -204,6 +204,7 @@ mod tests {
         let mut options =
             db.prepare("SELECT 1 FROM pragma_compile_options WHERE compile_options = 'OMIT_WAL'")?;
         assert!(options.exists([])?, "LIBSQLITE3_FLAGS of .cargo/config.toml did not reach the build");
+        assert!(has_option(c"DEFAULT_MEMSTATUS=0") && !has_option(c"ENABLE_FTS5"), "nor did all of it");
         Ok(())
     }
 

@@ -34,11 +34,18 @@ fn pending_rows_come_in_pages_and_without_those_that_are_done() -> Outcome {
         writer.insert_if_absent(&inbound(id))?;
     }
     writer.apply(&[Change::SetStatus { id: "b".into(), status: InboundStatus::Completed }])?;
-    let first = writer.pending_page(true, 0, 2)?;
+    let first = writer.pending_page(Some(true), 0, 2)?;
     assert_eq!(first.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
-    let rest = writer.pending_page(true, first.last().map_or(0, |row| row.rowid), 2)?;
+    let rest = writer.pending_page(Some(true), first.last().map_or(0, |row| row.rowid), 2)?;
     assert_eq!(rest.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["d"]);
     assert_eq!(rest.first().map(|row| row.address.clone()), Some(Address::new("cli", "local", None)));
+    let context = NewInbound { trigger: false, ..inbound("e") };
+    writer.insert_if_absent(&context)?;
+    for (trigger, expected) in [(Some(true), "a c d"), (Some(false), "e"), (None, "a c d e")] {
+        let page = writer.pending_page(trigger, 0, 10)?;
+        let ids: Vec<&str> = page.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(ids.join(" "), expected);
+    }
     Ok(())
 }
 
