@@ -392,7 +392,7 @@ impl Step<'_> {
         self.write_row(no, now);
     }
 
-    fn leave_queue(&mut self, session: SessionNo, to: &Address, no: MessageNo) {
+    pub(super) fn leave_queue(&mut self, session: SessionNo, to: &Address, no: MessageNo) {
         let Some(destination) = self.state.destination_no(session, to) else { return };
         if let Some(destination) = self.state.destination_mut(destination) {
             let head = destination.queue.front() == Some(&Item::Message(no));

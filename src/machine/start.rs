@@ -247,7 +247,18 @@ impl Step<'_> {
     fn confirm_row(&mut self, no: MessageNo, row: &PendingRow) {
         let Some(message) = self.state.inbound_mut(no) else { return };
         message.seq = row.seq;
-        let InState::Writing { body, .. } = &message.state else { return };
+        let InState::Writing { body, .. } = &message.state else {
+            let waits_for_nothing = matches!(message.state, InState::Queued { wait: Wait::Now });
+            // A time that should have been taken out of the row and was not: no runner takes it before that.
+            if waits_for_nothing
+                && message.update.is_none()
+                && row.due != Due::Now
+                && self.state.row_has_time(no)
+            {
+                self.reschedule(no);
+            }
+            return;
+        };
         let question = match body {
             Body::Answer { question, .. } => Some(*question),
             Body::Arrived { .. } | Body::Note(_) => None,
@@ -282,11 +293,7 @@ impl Step<'_> {
     }
 
     fn close_recorded(&mut self, session: SessionNo, to: &crate::session::rows::Address, no: MessageNo) {
-        if let Some(destination) = self.state.destination_no(session, to)
-            && let Some(destination) = self.state.destination_mut(destination)
-        {
-            destination.queue.retain(|item| *item != super::state::Item::Message(no));
-        }
+        self.leave_queue(session, to, no);
         let _ = self.state.remove_outbound(no);
     }
 

@@ -180,19 +180,19 @@ fn in_session(world: &mut World, no: SessionNo, act: &Act) {
         Act::Miss(_, i) => folder.miss(&format!("m{i}"), None),
         Act::Release(_, i, blameless) => folder.release(&format!("m{i}"), blameless),
         Act::Reply(_, i, to) => {
-            let id = format!("r{i}");
+            let id = folder.own_id(&format!("r{i}"));
             if !folder.rows.iter().any(|row| row.id == id) {
                 folder.reply(&id, chat(&format!("c{to}")));
             }
         }
         Act::Ask(c, i, ms) => {
-            let id = format!("q{i}");
+            let id = folder.own_id(&format!("q{i}"));
             if !folder.rows.iter().any(|row| row.id == id) {
                 folder.ask(&id, chat(&format!("c{c}")), Ms(ms), &["yes", "no"]);
             }
         }
         Act::Request(_, i) => {
-            let id = format!("s{i}");
+            let id = folder.own_id(&format!("s{i}"));
             if !folder.rows.iter().any(|row| row.id == id) {
                 folder.request(&id, "schedule_task");
             }
@@ -200,7 +200,10 @@ fn in_session(world: &mut World, no: SessionNo, act: &Act) {
         // More that is denied than an agent is told of one by one.
         Act::Overflow(_) => {
             let first = folder.rows.len();
-            (first..first + 20).for_each(|n| folder.request(&format!("o{n}"), "self_mod"));
+            for n in first..first + 20 {
+                let id = folder.own_id(&format!("o{n}"));
+                folder.request(&id, "self_mod");
+            }
         }
         Act::Begin(_) => {
             folder.facts.clear();
@@ -277,9 +280,11 @@ proptest! {
         let open: Vec<_> = state.inbounds().values().filter(|message| message.trigger).collect();
         prop_assert!(open.is_empty(), "open inbound: {open:?}\n{}", world.log.join("\n"));
         if !acts.iter().any(|act| matches!(act, Act::Replaced(_))) {
-            let folders = world.folders.values();
-            let answers = folders.flat_map(|it| &it.inserted).filter(|id| id.starts_with("qr-"));
-            let mut asked: Vec<&str> = answers.filter_map(|id| id.rsplit_once('-')).map(|(asked, _)| asked).collect();
+            // A question's id is its session's own.
+            let answers = world.folders.iter().flat_map(|(no, it)| it.inserted.iter().map(move |id| (*no, id)));
+            let answers = answers.filter(|(_, id)| id.starts_with("qr-"));
+            let mut asked: Vec<(SessionNo, &str)> =
+                answers.filter_map(|(no, id)| Some((no, id.rsplit_once('-')?.0))).collect();
             let all = asked.len();
             asked.sort_unstable();
             asked.dedup();
@@ -315,6 +320,46 @@ proptest! {
             prop_assert_eq!(copy.alive(), world.machine.state().alive());
         }
     }
+}
+
+/// The end of the journal was lost: it was delivered and recorded, and the journal has it as held. What is next is the
+/// end of a turn, which waits for nothing and so has no time of its own.
+#[test]
+fn what_was_delivered_before_the_journals_end_holds_nobody() {
+    let mut world = World::new();
+    world.channel = Channel::Fails(DeliveryFault::NoRecipient);
+    world.boot(false);
+    for act in [Act::Arrive(1, 0), Act::Begin(1), Act::Claim(1, 0), Act::Reply(1, 5, 1), Act::Complete(1, 0)]
+    {
+        apply(&mut world, &act);
+    }
+    let no = world.session_of("c1").unwrap();
+    assert_eq!(world.machine.state().destinations().len(), 1, "{}", world.log.join("\n"));
+    world.folder(no).delivered.push("r5".into());
+    world.boot(false);
+    assert!(world.log.iter().any(|line| line.contains("tell-settled m0")), "{}", world.log.join("\n"));
+    assert!(world.machine.state().destinations().is_empty());
+}
+
+/// The row kept a time that could not be taken out of it while inbound.db was bad.
+#[test]
+fn a_time_that_stayed_in_a_row_is_taken_out_once_it_can_be() {
+    let mut world = World::new();
+    world.boot(false);
+    apply(&mut world, &Act::Arrive(1, 0));
+    apply(&mut world, &Act::Begin(1));
+    apply(&mut world, &Act::Claim(1, 0));
+    apply(&mut world, &Act::Miss(1, 0));
+    let no = world.session_of("c1").unwrap();
+    let due = |world: &mut World| world.folder(no).inbound.values().next().unwrap().due;
+    assert!(matches!(due(&mut world), Due::At(_)), "{}", world.log.join("\n"));
+    // Claimed and given back while nothing can be written.
+    world.folder(no).inbound_unreadable = true;
+    apply(&mut world, &Act::Claim(1, 0));
+    apply(&mut world, &Act::Begin(1));
+    world.folder(no).inbound_unreadable = false;
+    world.boot(false);
+    assert_eq!(due(&mut world), Due::Now, "{}", world.log.join("\n"));
 }
 
 /// What the world has seen and the machine owes it an account of, once all is settled.

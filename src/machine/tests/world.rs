@@ -40,6 +40,8 @@ pub struct Folder {
     last_tried: BTreeMap<Address, i64>,
     /// Its rows were replaced, so their numbers began anew.
     replaced: bool,
+    /// How many files there were before this one.
+    files: u32,
     /// The ids of all rows that were ever inserted: a row stays in the table when it is done.
     pub inserted: BTreeSet<String>,
     marks: u64,
@@ -494,6 +496,15 @@ impl Folder {
     pub fn replace(&mut self) {
         self.rows.clear();
         self.replaced = true;
+        self.files += 1;
+    }
+
+    /// An id for a row of this file. Ids are made by chance: no two files share one, nor so a place in them.
+    pub fn own_id(&self, name: &str) -> String {
+        match self.files {
+            0 => name.to_owned(),
+            n => format!("{name}f{n}"),
+        }
     }
 
     fn row(&mut self, id: &str, to: Address, kind: OutKind) {
