@@ -50,7 +50,9 @@ pub fn cold_start() {
     for n in 0..STARTS + WARM {
         let mut client = Client::new(root.path(), &format!("c{n}"));
         client.say(json!({"type": "message", "id": "m", "text": "hi"}));
-        // Its turn is over before the floor's child runs.
+        // Its turn is over before the floor's child runs: the end of one is told when what it said was acknowledged.
+        let (_, reply) = client.until("message");
+        client.say(json!({"type": "ack", "id": reply["id"]}));
         client.until("settled");
         floor.push(child(aside.path(), n));
     }
