@@ -248,14 +248,9 @@ impl Step<'_> {
         let Some(message) = self.state.inbound_mut(no) else { return };
         message.seq = row.seq;
         let InState::Writing { body, .. } = &message.state else {
-            let waits_for_nothing = matches!(message.state, InState::Queued { wait: Wait::Now });
             // A time that should have been taken out of the row and was not: no runner takes it before that.
-            if waits_for_nothing
-                && message.update.is_none()
-                && row.due != Due::Now
-                && self.state.row_has_time(no)
-            {
-                self.reschedule(no);
+            if row.due != Due::Now && matches!(message.state, InState::Queued { wait: Wait::Now }) {
+                self.settle_row(no);
             }
             return;
         };

@@ -231,32 +231,28 @@ impl World {
 
     /// A message of so many bytes arrives.
     pub fn arrive_with(&mut self, chat: &str, id: &str, bytes: u32) {
-        self.receipts += 1;
-        let arrival = Arrival {
-            channel: "chat".into(),
-            receipt: self.receipts,
-            chat: format!("chat:{chat}"),
-            thread: None,
-            message_id: id.into(),
-            facts: TextFacts { bytes, ..TextFacts::default() },
-        };
+        let arrival = self.arrival(chat, id, TextFacts { bytes, ..TextFacts::default() });
         self.input(match self.space_low {
             true => Input::ArrivalWithoutSpace(arrival),
             false => Input::MessageArrived(arrival),
         });
     }
 
-    /// Something is said where questions may have been asked. Digests are of the text as it stands.
-    pub fn say(&mut self, chat: &str, id: &str, text: &str) {
+    fn arrival(&mut self, chat: &str, id: &str, facts: TextFacts) -> Arrival {
         self.receipts += 1;
-        let arrival = Arrival {
+        Arrival {
             channel: "chat".into(),
             receipt: self.receipts,
             chat: format!("chat:{chat}"),
             thread: None,
             message_id: id.into(),
-            facts: TextFacts::default(),
-        };
+            facts,
+        }
+    }
+
+    /// Something is said where questions may have been asked. Digests are of the text as it stands.
+    pub fn say(&mut self, chat: &str, id: &str, text: &str) {
+        let arrival = self.arrival(chat, id, TextFacts::default());
         let line = Line { number: text.parse().ok(), digest: label(text) };
         self.input(Input::PossibleAnswer { arrival, line });
     }
